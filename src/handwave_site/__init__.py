@@ -1,0 +1,1 @@
+"""What turns a folder of pages with Python blocks into a site that proves itself."""
