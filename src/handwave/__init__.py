@@ -1,1 +1,18 @@
 """Weight initialization for bad mathematicians."""
+
+from handwave.activations import activation_moments, gain
+from handwave.moments import Moments
+from handwave.products import dot_product, sample_dot_products
+from handwave.stacks import mlp
+from handwave.weights import fans, variance_scaling_
+
+__all__ = [
+    "Moments",
+    "activation_moments",
+    "dot_product",
+    "fans",
+    "gain",
+    "mlp",
+    "sample_dot_products",
+    "variance_scaling_",
+]

@@ -1,0 +1,229 @@
+"""What an activation does to a signal: Gaussian in, two numbers out."""
+
+import copy
+import math
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from handwave.moments import Moments
+
+Elementwise = Callable[[Tensor], Tensor]
+
+# A standard normal leaves [-12, 12] with probability 4e-33.
+_REACH = 12.0
+_PANELS = 48  # of width 0.5: kinks at multiples of 0.5, which are the common ones, cost nothing
+_NODES = 20
+_DEPTH = 60  # halvings of one panel: then its width is down to a float's own spacing
+_MOST_PANELS = 20_000
+
+
+def activation_moments(fn: Elementwise, signal: Moments) -> Moments:
+    """Compute the mean and variance of fn(z), for z Gaussian with the signal's moments.
+
+    By Gauss-Legendre quadrature in float64, on panels that are halved wherever halving still
+    changes the answer: a kink or a jump may stand anywhere.
+
+    Args:
+        fn: an elementwise function or module. It is called on float64 tensors of its own; a
+            module is copied first, so the caller's stays as it was.
+        signal: mean and variance of z. Only these two are used.
+
+    Returns:
+        The moments of fn(z), a law: count 0.
+
+    Averaged over: z.
+
+    Assumes: z is Gaussian. A sum of many independent products nearly is.
+
+    Raises:
+        TypeError: fn is no function of one tensor.
+        ValueError: fn changes the shape, mixes entries, is random, or is infinite or NaN
+            somewhere; or fn(z) has no second moment.
+
+    Examples:
+        >>> relu = activation_moments(torch.relu, Moments(0.0, 1.0))
+        >>> print(f"{relu.mean:.4f} {relu.var:.4f} {relu.second_moment:.4f}")
+        0.3989 0.3408 0.5000
+
+    References:
+        Lesson 7, "relu".
+    """
+    if not math.isfinite(signal.second_moment):
+        raise ValueError(
+            f"the signal must have finite moments, got mean {signal.mean} and var {signal.var}"
+        )
+    evaluate, tolerance = _elementwise(fn)
+    mean = _expectation(evaluate, signal, tolerance)
+    # Centred, and not E[f²] − mean², which loses all digits when the mean dwarfs the spread.
+    var = _expectation(lambda z: (evaluate(z) - mean) ** 2, signal, tolerance)
+    return Moments(mean, var)
+
+
+def gain(fn: Elementwise, backward: bool = False) -> float:
+    """Return the factor on the weights' standard deviation that makes up for an activation.
+
+    gain = 1/√E[fn(z)²] keeps the forward signal, 1/√E[fn′(z)²] the gradient, z ~ N(0, 1).
+
+    Args:
+        fn: an elementwise function or module, in-place ones too; see `activation_moments`.
+        backward: use the derivative, which autograd takes.
+
+    Returns:
+        The gain; 1.4142 for ReLU, either way.
+
+    Averaged over: z, a standard normal.
+
+    Assumes: what enters fn is Gaussian with second moment 1. The gain keeps it so.
+
+    Raises:
+        TypeError: fn is no function of one tensor.
+        ValueError: as `activation_moments`; or fn (backward: its derivative) is zero everywhere.
+
+    Examples:
+        >>> print(f"{gain(torch.tanh):.4f} {gain(torch.tanh, backward=True):.4f}")
+        1.5925 1.4674
+
+    References:
+        He et al. 2015, eq. 7-10 (ReLU). Lessons 8, "gains", and 9, "backward".
+    """
+    evaluate, tolerance = _elementwise(fn, derivative=backward)
+    second_moment = _expectation(lambda z: evaluate(z) ** 2, Moments(0.0, 1.0), tolerance)
+    if not second_moment:
+        what = "has a derivative of zero" if backward else "is zero"
+        raise ValueError(f"{_name(fn)} {what} everywhere on the line: no gain makes up for that")
+    return 1 / math.sqrt(second_moment)
+
+
+def _elementwise(fn: Elementwise, derivative: bool = False) -> tuple[Elementwise, float]:
+    """Wrap a checked fn as a function from float64 to float64; say how smooth its values are."""
+    if isinstance(fn, type):
+        raise TypeError(
+            f"expected a function or a module, got the class {fn.__name__}; write {fn.__name__}()"
+        )
+    if not callable(fn):
+        raise TypeError(f"expected a function or a module, got {fn!r}; try torch.tanh, nn.GELU()")
+    # A copy: float64 weights (PReLU) for float64 nodes, and no state of the caller's changes.
+    call = copy.deepcopy(fn).to("cpu", torch.float64) if isinstance(fn, nn.Module) else fn
+    dtype = _check_elementwise(call, _name(fn))
+    # An fn that computes in float32 inside has that rounding in its values: look no closer.
+    coarse = dtype.is_floating_point and dtype != torch.float64
+    tolerance = 8 * torch.finfo(dtype).eps if coarse else 1e-13
+
+    def values(z: Tensor) -> Tensor:
+        with torch.no_grad():
+            return call(z.clone()).to(torch.float64)  # a clone, for in-place activations
+
+    def slopes(z: Tensor) -> Tensor:
+        # The caller may be in no_grad or inference mode.
+        with torch.inference_mode(False), torch.enable_grad():
+            z = z.clone().requires_grad_()
+            y = call(z.clone())
+            if not y.requires_grad:  # made of comparisons: flat wherever it has a slope
+                return torch.zeros_like(z)
+            slope = torch.autograd.grad(y.sum(), z)[0]
+            # Autograd finds a slope for log(−1) as well.
+            return torch.where(y.isfinite(), slope, y.detach())
+
+    return (slopes if derivative else values), tolerance
+
+
+def _name(fn: Elementwise) -> str:
+    """Name a callable as its owner would."""
+    return getattr(fn, "__name__", None) or type(fn).__name__
+
+
+def _check_elementwise(call: Elementwise, name: str) -> torch.dtype:
+    """Refuse what is not a function of one number, saying which way; return its dtype."""
+    probe = torch.linspace(-2.9, 3.1, 48, dtype=torch.float64, device="cpu").reshape(6, 8)
+    state = torch.random.get_rng_state()
+    try:
+        with torch.no_grad():
+            first, again = _tried(call, probe, name), _tried(call, probe, name)
+            # Rows and columns go missing: softmax, norms, sums along an axis all notice.
+            part = _tried(call, probe[:3, :5], name)
+    finally:
+        torch.random.set_rng_state(state)
+    if not torch.equal(first.nan_to_num(), again.nan_to_num()):
+        raise ValueError(f"{name} is random: two calls differ; call .eval() on it first")
+    if not torch.allclose(part, first[:3, :5], rtol=1e-5, atol=1e-7, equal_nan=True):
+        raise ValueError(
+            f"{name} mixes entries: what it makes of one number depends on the others; "
+            "only an elementwise function has a gain"
+        )
+    return first.dtype
+
+
+def _tried(call: Elementwise, z: Tensor, name: str) -> Tensor:
+    """Call on a clone, and hold type and shape of the answer to those of an elementwise fn."""
+    shape = tuple(z.shape)
+    try:
+        y = call(z.clone())
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"{name} fails on a float64 tensor of shape {shape}, which an elementwise function "
+            f"takes: {error}"
+        ) from error
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{name} must return a tensor, got {type(y).__name__}")
+    if y.is_complex():
+        raise TypeError(f"{name} must return real numbers, got {y.dtype}")
+    if y.shape != z.shape:
+        raise ValueError(
+            f"{name} changes the shape, {shape} to {tuple(y.shape)}; "
+            "only an elementwise function has a gain"
+        )
+    return y
+
+
+@cache
+def _rule() -> tuple[Tensor, Tensor]:
+    """Return Gauss-Legendre nodes and weights for [-1, 1]; both of shape (nodes,)."""
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    return torch.from_numpy(nodes), torch.from_numpy(weights)
+
+
+def _panel_integrals(fn: Elementwise, signal: Moments, edges: Tensor) -> Tensor:
+    """Integrate fn against the Gaussian over each panel; edges (panels, 2) in standard units."""
+    nodes, weights = _rule()
+    half = (edges[:, 1:] - edges[:, :1]) / 2  # (panels, 1)
+    t = edges[:, :1] + half * (1 + nodes)  # (panels, nodes)
+    z = signal.mean + signal.std * t
+    y = fn(z)
+    if not bool(y.isfinite().all()):
+        where = ~y.isfinite()
+        raise ValueError(
+            f"the function is {float(y[where][0])} at {float(z[where][0]):.4g}; "
+            "a function with a gain is finite everywhere"
+        )
+    density = torch.exp(-t * t / 2) / math.sqrt(2 * math.pi)
+    return (y * density * half) @ weights
+
+
+def _expectation(fn: Elementwise, signal: Moments, tolerance: float) -> float:
+    """Return E[fn(z)], halving panels until halving changes none by more than rounding."""
+    line = torch.linspace(-_REACH, _REACH, _PANELS + 1, dtype=torch.float64, device="cpu")
+    edges = torch.stack([line[:-1], line[1:]], dim=1)  # (panels, 2)
+    whole = _panel_integrals(fn, signal, edges)
+    scale = float(whole.abs().sum())
+    if float(whole[[0, -1]].abs().sum()) > 1e-6 * scale:
+        raise ValueError("the function grows so fast that its second moment is infinite")
+    total = 0.0
+    for _ in range(_DEPTH):
+        middle = edges.mean(dim=1)
+        halves = torch.stack([edges[:, 0], middle, middle, edges[:, 1]], dim=1).reshape(-1, 2)
+        parts = _panel_integrals(fn, signal, halves)
+        better = parts.reshape(-1, 2).sum(dim=1)
+        scale = max(scale, float(better.abs().sum()))
+        done = (better - whole).abs() <= tolerance * scale
+        total += float(better[done].sum())
+        open_halves = (~done).repeat_interleave(2)
+        edges, whole = halves[open_halves], parts[open_halves]
+        if not len(edges):
+            return total
+        if len(edges) > _MOST_PANELS:
+            raise ValueError("the function is too rough to integrate: it wiggles at every scale")
+    raise ValueError("the function has a pole: its second moment is infinite")
