@@ -1,17 +1,22 @@
 """Weight initialization for bad mathematicians."""
 
 from handwave.activations import activation_moments, gain
+from handwave.measuring import measure
 from handwave.moments import Moments
 from handwave.products import dot_product, sample_dot_products
 from handwave.stacks import mlp
+from handwave.traces import Layer, Trace
 from handwave.weights import fans, variance_scaling_
 
 __all__ = [
+    "Layer",
     "Moments",
+    "Trace",
     "activation_moments",
     "dot_product",
     "fans",
     "gain",
+    "measure",
     "mlp",
     "sample_dot_products",
     "variance_scaling_",
