@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -70,7 +70,12 @@ def measure(
     """
     args, kwargs = _arguments(model, inputs, loss)
     recorder = _Recorder(model, detail, backward)
-    with _nothing_left_behind(model), torch.set_grad_enabled(backward), recorder.attached():
+    with (
+        _nothing_left_behind(model),
+        _eager(model),
+        torch.set_grad_enabled(backward),
+        recorder.attached(),
+    ):
         output = model(*args, **kwargs)
         gradients = recorder.gradients(output, loss) if backward else {}
         rows = [replace(row, grad=gradients.get(k)) for k, row in enumerate(recorder.rows)]
@@ -246,9 +251,11 @@ def _spread(output: Tensor, axis: int) -> float | None:
     if output.dim() < 2 or output.shape[axis] < 2:
         return None
     units = output.movedim(axis, 0).flatten(1)  # (batch, units)
-    step = max(1, (1 << 18) // units.shape[0])
-    pieces = [part.to(torch.float64).var(0, correction=0).sum() for part in units.split(step, 1)]
-    return float(sum(pieces)) / units.shape[1]
+    total = 0.0
+    for part in units.split(max(1, (1 << 16) // units.shape[0]), dim=1):
+        wide = part.to(torch.float64)
+        total += float((wide - wide.mean(dim=0)).square_().sum())
+    return total / units.numel()
 
 
 def _quick_moments(output: Tensor) -> Moments:
@@ -262,6 +269,13 @@ def _quick_moments(output: Tensor) -> Moments:
         if math.isfinite(var) and var > 0 and mean * mean <= 1000 * var:
             return Moments(mean, var, count)
     return Moments.of(output)
+
+
+def _eager(model: nn.Module) -> AbstractContextManager[object]:
+    """Let a compiled model run its layers one by one: only these have outputs to look at."""
+    if any(hasattr(module, "_orig_mod") for module in model.modules()):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Entries held in float64 at a time: 2 MiB, which stays in the cache between the two passes.
-_CHUNK = 1 << 18
+# Entries held in float64 at a time: half a MiB, which stays in a core's own cache.
+_CHUNK = 1 << 16
 
 # Beyond these a float64 square leaves the range in which it keeps all its digits.
 _LARGE, _SMALL = 2.0**500, 2.0**-450
@@ -158,25 +158,33 @@ def _check(tensor: Tensor) -> None:
         raise ValueError(f"an empty tensor has no moments, got shape {tuple(tensor.shape)}")
 
 
-def _chunks(tensor: Tensor) -> Iterator[Tensor]:
-    """Cut any tensor into flat float64 pieces; a view is never copied as a whole."""
+def _views(tensor: Tensor) -> Iterator[Tensor]:
+    """Cut any tensor into flat pieces; a view is never copied as a whole."""
     if tensor.is_contiguous():
-        for piece in tensor.view(-1).split(_CHUNK):
-            # Apple's GPU has no float64.
-            yield (piece.cpu() if piece.device.type == "mps" else piece).to(torch.float64)
+        yield from tensor.view(-1).split(_CHUNK)
     elif tensor.numel() <= _CHUNK:
-        yield from _chunks(tensor.contiguous())
+        yield tensor.reshape(-1)
     else:
         longest = max(range(tensor.dim()), key=tensor.size)
         for half in tensor.chunk(2, dim=longest):
-            yield from _chunks(half)
+            yield from _views(half)
+
+
+def _chunks(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield the entries in float64, piece by piece in one buffer, free to be written in."""
+    device = "cpu" if tensor.device.type == "mps" else tensor.device  # Apple's GPU has no float64
+    size = min(_CHUNK, tensor.numel())
+    buffer = torch.empty(size, dtype=torch.float64, device=device)
+    for view in _views(tensor):
+        yield buffer[: view.numel()].copy_(view)
 
 
 def _scan(tensor: Tensor) -> tuple[int, float]:
     """Count the non-finite entries, and find the largest absolute value."""
     nonfinite, largest = 0, 0.0
     for chunk in _chunks(tensor):
-        top = float(chunk.abs().max())
+        low, high = (float(end) for end in chunk.aminmax())  # NaN if one entry is
+        top = max(-low, high)
         if not math.isfinite(top):
             nonfinite += int((~chunk.isfinite()).sum())
         largest = max(largest, top)
@@ -186,11 +194,10 @@ def _scan(tensor: Tensor) -> tuple[int, float]:
 def _two_pass(tensor: Tensor, factor: float) -> tuple[float, float]:
     """Compute mean and variance of tensor * factor, with the second pass correcting the first."""
     count = tensor.numel()
-    pieces = (chunk * factor if factor != 1 else chunk for chunk in _chunks(tensor))
-    guess = math.fsum(float(piece.sum()) for piece in pieces) / count
+    guess = math.fsum(float(chunk.mul_(factor).sum()) for chunk in _chunks(tensor)) / count
     sums, squares = [], []
     for chunk in _chunks(tensor):
-        rest = (chunk * factor if factor != 1 else chunk) - guess
+        rest = chunk.mul_(factor).sub_(guess)
         sums.append(float(rest.sum()))
         squares.append(float(rest.dot(rest)))
     slip = math.fsum(sums) / count  # what rounding left between the guess and the mean

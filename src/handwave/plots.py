@@ -80,22 +80,21 @@ def _draw(ax: "Axes", label: str, values: Sequence[float], band: Sequence[Band])
         ax.fill_between(
             range(1, len(band) + 1), low, high, color=line.get_color(), alpha=0.25, lw=0
         )
-    for word, height, align in (("inf", 0.98, "top"), ("NaN", 0.98, "top"), ("0", 0.02, "bottom")):
+    for word in ("inf", "NaN", "0"):
         place = next((k for k, v in zip(layers, values, strict=True) if _word(v) == word), None)
         if place is not None:
-            ax.text(
-                place,
-                height,
-                word,
-                color=line.get_color(),
-                transform=ax.get_xaxis_transform(),
-                ha="center",
-                va=align,
-                weight="bold",
-            )
-            # Text does not widen the axis: an invisible point does.
-            ax.update_datalim([(place, 1.0)], updatey=False)
-    ax.autoscale_view(scaley=False)
+            _mark(ax, place, word, line.get_color())
+    ax.autoscale_view()
+
+
+def _mark(ax: "Axes", place: int, word: str, color: Any) -> None:
+    """Write a word at the edge of the axis to which the signal went."""
+    height, align = (0.02, "bottom") if word == "0" else (0.98, "top")
+    where = ax.get_xaxis_transform()
+    ax.text(place, height, word, color=color, transform=where, ha="center", va=align, weight="bold")
+    # Text widens no axis by itself; and it needs room between the line and the edge.
+    ax.update_datalim([(place, 1.0)], updatey=False)
+    ax.margins(y=0.15)
 
 
 def _word(value: float) -> str:
