@@ -1,0 +1,86 @@
+"""mkdocs-jupyter's HTML in the site's own markup: no style, no script, figures as files."""
+
+from __future__ import annotations
+
+import base64
+import html as text
+import re
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+
+from lxml import etree
+from lxml import html as parser
+
+from handwave_site import svg
+from handwave_site.notebooks import RestyledPage
+
+_DATA = "data:image/svg+xml;base64,"
+_CELL = "cell-id="
+
+
+def restyle(page: str, alts: Mapping[str, str]) -> RestyledPage:
+    """Rewrite a rendered notebook.
+
+    Code and text outputs become what Material makes of a fence; the chunks in which a cell's
+    text happened to arrive are joined; each SVG becomes a file of both colour schemes.
+
+    Args:
+        page: what mkdocs-jupyter rendered.
+        alts: by cell id, what is to be seen in the cell's figure.
+
+    Raises:
+        ValueError: a figure has no alt text.
+    """
+    figures: dict[str, str] = {}
+    root = parser.fragment_fromstring(page, create_parent="div")
+    cells = root.xpath(f"//div[starts-with(@id, '{_CELL}')]")
+    parts = [part for cell in cells for part in _cell(cell, alts, figures)]
+    return RestyledPage("\n".join(parts), figures)
+
+
+def _cell(
+    cell: parser.HtmlElement, alts: Mapping[str, str], figures: dict[str, str]
+) -> Iterator[str]:
+    name = cell.get("id").removeprefix(_CELL)
+    for prose in cell.find_class("jp-RenderedMarkdown"):
+        yield _inner(prose)
+    for code in cell.find_class("jp-Editor"):
+        yield _code(_inner(code.xpath(".//pre")[0]), "python")
+    outputs = cell.find_class("jp-OutputArea-output")
+    for kind, group in groupby(outputs, lambda output: output.get("data-mime-type")):
+        if kind == "image/svg+xml":
+            for output in group:
+                yield _figure(output, name, alts.get(name, ""), figures)
+        elif kind == "text/plain":
+            printed = "".join(output.text_content().lstrip("\n") for output in group)
+            yield _code(text.escape(printed), "text")
+        else:
+            yield from (_inner(output) for output in group)
+
+
+def _inner(element: parser.HtmlElement) -> str:
+    inside = "".join(etree.tostring(e, encoding="unicode", method="html") for e in element)
+    # Headings keep their ids; the site marks its own anchors.
+    inside = re.sub(r'<a class="anchor-link"[^>]*>.*?</a>', "", inside)
+    return text.escape(element.text or "", quote=False) + inside
+
+
+def _code(markup: str, language: str) -> str:
+    return (
+        f'<div class="language-{language} highlight"><pre><span></span>'
+        f"<code>{markup.rstrip()}\n</code></pre></div>"
+    )
+
+
+def _figure(output: parser.HtmlElement, cell: str, alt: str, figures: dict[str, str]) -> str:
+    if not alt:
+        raise ValueError(f'{cell} draws; say what is to be seen: # %% alt="…"')
+    source = output.xpath(".//img/@src")[0]
+    picture = svg.two_schemes(base64.b64decode(source.removeprefix(_DATA)))
+    name = f"figure-{len(figures) + 1}.svg"
+    figures[name] = picture
+    width, height = svg.size(picture)
+    return (
+        f'<p><img alt="{text.escape(alt)}" class="figure" height="{height}" src="{name}"'
+        f' width="{width}"></p>'
+    )

@@ -1,0 +1,113 @@
+"""The MkDocs plugin: its events call the other files, in order."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import Abort
+from mkdocs.livereload import LiveReloadServer
+from mkdocs.plugins import BasePlugin, event_priority
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from handwave_site import notebooks, serving, settings
+from handwave_site.cache import stamp
+from handwave_site.mathml import MathRenderer
+from handwave_site.pages import Course, bring_up_to_date
+from handwave_site.rendering import SiteExtension
+from handwave_site.runner import Runner
+
+log = logging.getLogger("mkdocs.plugins.handwave_site")
+
+
+class HandwaveSitePlugin(BasePlugin[settings.Options]):
+    """Runs every block of the pages before they are built; a stale page does not build."""
+
+    def on_startup(self, *, command: str, dirty: bool) -> None:
+        """Learn what is going on; MkDocs keeps the plugin alive across rebuilds."""
+        self.serving = command == "serve"
+        self.runner: Runner | None = None
+
+    @event_priority(50)  # before mkdocs-jupyter reads its own options
+    def on_config(self, config: MkDocsConfig) -> MkDocsConfig:
+        """Resolve the options; add to Markdown and to mkdocs-jupyter what they need."""
+        root = Path(config.config_file_path).resolve().parent
+        self.settings = settings.from_options(self.config, root)
+        self.errors: list[str] = []
+        self.extension = SiteExtension(
+            MathRenderer(self.settings.cache / "math"), self._report_formula
+        )
+        config.markdown_extensions.append(self.extension)  # type: ignore[arg-type]
+        config.watch.extend(str(folder) for folder in self.settings.watched)
+        jupyter = config.plugins.get("mkdocs-jupyter")
+        if jupyter is not None and self.settings.examples is not None:
+            key = stamp(self.settings.watch, self.settings.files)
+            notebooks.prepare(jupyter.config, self.settings, key)
+        return config
+
+    def on_pre_build(self, config: MkDocsConfig) -> None:
+        """Bring the pages up to date, figures included, before MkDocs looks for files."""
+        self.runner = self.runner or Runner(self.settings.limits)
+        try:
+            self.course = bring_up_to_date([Path(config.docs_dir)], self.settings, self.runner)
+        except (FileNotFoundError, ValueError) as error:
+            raise Abort(str(error)) from None
+        self._tell(self.course)
+
+    def on_files(self, files: Files, config: MkDocsConfig) -> Files:
+        """Add the examples."""
+        for path in notebooks.bring_in(self.settings):
+            uri = f"examples/{path.name}"
+            files.append(File.generated(config, uri, abs_src_path=str(path)))
+        return files
+
+    def on_page_read_source(self, page: Page, config: MkDocsConfig) -> str | None:
+        """While serving, show what blocks print now, and what is wrong, on the page itself."""
+        if not self.serving or page.file.src_dir is None:
+            return None
+        return serving.with_problems(self.course, Path(str(page.file.abs_src_path)))
+
+    def on_page_markdown(self, markdown: str, page: Page, **_: Any) -> None:
+        """Tell the Markdown extension which page comes next."""
+        self.extension.page = Path(str(page.file.abs_src_path))
+
+    def on_page_content(self, html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+        """Take an example's page into the site's own style."""
+        if page.file.src_uri.endswith(".ipynb"):
+            return notebooks.finish(html, page.file, files, self.settings)
+        return html
+
+    def on_post_build(self, config: MkDocsConfig) -> None:
+        """Fail the build for what only rendering could find."""
+        if self.errors and not self.serving:
+            raise Abort("\n".join(self.errors))
+
+    def on_serve(self, server: LiveReloadServer, **_: Any) -> LiveReloadServer:
+        """Let one edit cause one rebuild, and keep the warm parent ready for it."""
+        serving.ignore_figures(server)
+        if self.runner is not None:
+            self.runner.start()
+        return server
+
+    def on_shutdown(self) -> None:
+        """End the warm parent."""
+        if self.runner is not None:
+            self.runner.close()
+
+    def _tell(self, course: Course) -> None:
+        """Stop the build at the first sight of a problem; while serving, go on and show it."""
+        problems = [serving.relative(problem) for problem in course.problems]
+        if problems and not self.serving:
+            raise Abort("\n".join(problems))
+        for problem in problems:
+            log.warning(problem)
+
+    def _report_formula(self, tex: str, message: str) -> None:
+        assert self.extension.page is not None
+        error = serving.locate(self.extension.page, tex, message)
+        log.warning(error)
+        self.errors.append(error)
+

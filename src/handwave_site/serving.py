@@ -1,0 +1,75 @@
+"""What is different while `mkdocs serve` runs: problems are shown on the page, not thrown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mkdocs.livereload import LiveReloadServer
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+
+from handwave_site.blocks import Problem
+from handwave_site.pages import Course, updated_text
+
+
+def relative(problem: Problem) -> str:
+    """Write a problem with its path as a person at the prompt would."""
+    return f"{_shorten(problem.path)}:{problem.line}: {problem.message}"
+
+
+def _shorten(path: Path) -> str:
+    try:
+        return path.relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def locate(path: Path, tex: str, message: str) -> str:
+    """Name page and line of a formula."""
+    text = path.read_text(encoding="utf-8")
+    before = text.split(tex.split("\n")[0])[0]
+    return relative(Problem(path, before.count("\n") + 1, message))
+
+
+def with_problems(course: Course, path: Path) -> str | None:
+    """Give a page's text with its outputs as they are now and its problems above them.
+
+    Returns:
+        None where the page is as it should be.
+    """
+    page = next((page for page in course.pages if page.path == path), None)
+    if page is None or not page.problems:
+        return None
+    lines = updated_text(course, page).split("\n")
+    start = lines.index("---", 1) + 1 if lines[0] == "---" else 0
+    notice = [f'    - line {problem.line}: {problem.message}' for problem in page.problems]
+    lines[start:start] = ["", '!!! failure "This page does not say what its blocks say"', ""]
+    lines[start + 3 : start + 3] = [*notice, ""]
+    return "\n".join(lines)
+
+
+def ignore_figures(server: LiveReloadServer) -> None:
+    """Keep the figures that a build writes into docs/ from causing another build."""
+    schedule = server.observer.schedule
+
+    def schedule_filtered(handler: FileSystemEventHandler, path: str, **options: Any) -> Any:
+        return schedule(_Filtered(handler), path, **options)
+
+    server.observer.schedule = schedule_filtered  # type: ignore[method-assign]
+    for path in list(server._watched_paths):  # those that MkDocs watches already
+        server.unwatch(path)
+        server.watch(path)
+
+
+class _Filtered(FileSystemEventHandler):
+    """Passes on the events that a person causes."""
+
+    def __init__(self, handler: FileSystemEventHandler) -> None:
+        super().__init__()
+        self.handler = handler
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        parts = Path(os.fsdecode(event.src_path)).parts
+        if "figures" not in parts and "__pycache__" not in parts:
+            self.handler.on_any_event(event)

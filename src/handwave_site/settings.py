@@ -1,0 +1,107 @@
+"""The options of the plugin in mkdocs.yml, which the command reads too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config import base, config_options
+from mkdocs.utils.yaml import get_yaml_loader, yaml_load
+
+from handwave_site.runner import Limits
+
+NAME = "handwave_site"
+_GIB = 1 << 30
+
+
+class Options(base.Config):
+    """What may stand under `handwave_site` in mkdocs.yml."""
+
+    time_limit = config_options.Type((int, float), default=60)
+    """Seconds that one block may run."""
+    memory_limit = config_options.Type((int, float), default=4)
+    """GiB that one block may allocate."""
+    watch = config_options.ListOfItems(config_options.Type(str), default=[])
+    """Folders of sources; a change in one of them makes every result stale."""
+    preload = config_options.ListOfItems(
+        config_options.Type(str), default=["torch", "matplotlib.pyplot"]
+    )
+    """Modules that the warm parent imports once; never a watched one."""
+    matplotlibrc = config_options.Optional(config_options.Type(str))
+    """The look of the figures."""
+    examples = config_options.Optional(config_options.Type(str))
+    """The folder of py:percent files that mkdocs-jupyter renders."""
+    cache_dir = config_options.Type(str, default=".cache/handwave_site")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options with their paths resolved: `root` is the folder of mkdocs.yml."""
+
+    root: Path
+    limits: Limits
+    watch: tuple[Path, ...]
+    files: tuple[Path, ...]
+    cache: Path
+    examples: Path | None
+
+    @property
+    def watched(self) -> tuple[Path, ...]:
+        """Folders outside docs/ in which a change calls for another build."""
+        return (*self.watch, *([] if self.examples is None else [self.examples]))
+
+
+def from_options(options: Options, root: Path) -> Settings:
+    """Resolve the options against the folder of mkdocs.yml."""
+    files = () if options.matplotlibrc is None else (root / options.matplotlibrc,)
+    cache = root / options.cache_dir
+    environment = {"MPLCONFIGDIR": str(cache / "matplotlib")}
+    environment.update({"MATPLOTLIBRC": str(file) for file in files})
+    limits = Limits(
+        seconds=float(options.time_limit),
+        memory=int(options.memory_limit * _GIB),
+        preload=tuple(options.preload),
+        environment=tuple(environment.items()),
+    )
+    watch = tuple(root / folder for folder in options.watch)
+    examples = None if options.examples is None else root / options.examples
+    return Settings(root, limits, watch, files, cache, examples)
+
+
+def load(config_file: Path) -> Settings:
+    """Read the options from mkdocs.yml without loading its other plugins.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an option is unknown or of the wrong type.
+    """
+    if not config_file.is_file():
+        raise FileNotFoundError(
+            f"{config_file}: no such file; run from the folder of mkdocs.yml, or name it with"
+            " --config-file"
+        )
+    with config_file.open("rb") as file:
+        values = yaml_load(file, _Lenient)
+    options = Options(config_file_path=str(config_file))
+    options.load_dict(_own(values.get("plugins") or []))
+    errors, warnings = options.validate()
+    for key, error in (*errors, *warnings):
+        raise ValueError(f"{config_file}: plugins: {NAME}: {key}: {error}")
+    return from_options(options, config_file.resolve().parent)
+
+
+class _Lenient(get_yaml_loader()):  # type: ignore[misc]
+    """Reads `!!python/name:…` of other plugins' options without importing what they name."""
+
+
+_Lenient.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+
+
+def _own(plugins: list[Any] | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(plugins, dict):
+        plugins = [{name: options} for name, options in plugins.items()]
+    for plugin in plugins:
+        if isinstance(plugin, dict) and NAME in plugin:
+            return plugin[NAME] or {}
+    return {}

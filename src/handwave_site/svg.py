@@ -1,0 +1,215 @@
+"""One deterministic SVG that reads well in the light and in the dark scheme.
+
+Every colour becomes a CSS variable whose value follows `prefers-color-scheme`, which inside an
+`<img>` follows the colour scheme of the page. The dark value keeps the hue and stands out from
+the dark background exactly as much as the original stands out from white (WCAG contrast ratio).
+"""
+
+from __future__ import annotations
+
+import colorsys
+import functools
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
+
+DARK_BACKGROUND = "#1e2129"
+_GLARE = 13.0  # pure white on dark dazzles; black text becomes a soft white
+FONTS = "system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans','DejaVu Sans',sans-serif"
+
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "{http://www.w3.org/1999/xlink}href"
+_COLOUR = re.compile(r"#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})\b")
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_REFERENCE = re.compile(r"(?<=url\(#)[^)]+(?=\))")
+_PAINT = ("fill", "stroke", "stop-color", "color")
+_PT_TO_PX = 96 / 72
+
+
+def two_schemes(picture: bytes) -> str:
+    """Turn a picture as matplotlib saves it into one that suits both colour schemes.
+
+    Args:
+        picture: an SVG file; `svg.fonttype` "none" keeps its text text.
+
+    Returns:
+        The picture without metadata, dates and random ids, coordinates rounded to 0.01, its size
+        in CSS pixels; the same bytes for the same input.
+
+    Raises:
+        ValueError: it is not an SVG picture with a size.
+    """
+    root = _parse(picture)
+    for unwanted in root.xpath("//comment() | //*[local-name()='metadata']"):
+        unwanted.getparent().remove(unwanted)
+    sheet = _StyleSheet()
+    for element in root.iter(f"{{{_SVG}}}*"):
+        sheet.move_style(element)
+        _round(element)
+    _rename_ids(root)
+    _set_size(root)
+    _add_style(root, sheet.text())
+    return _serialize(root)
+
+
+def size(picture: str) -> tuple[int, int]:
+    """Read the width and height, in CSS pixels, of a picture that `two_schemes` made."""
+    match = re.search(r'<svg[^>]* width="(\d+)" height="(\d+)"', picture)
+    if not match:
+        raise ValueError("this picture does not say its size")
+    return int(match[1]), int(match[2])
+
+
+def _parse(picture: bytes) -> _Element:
+    from lxml import etree  # noqa: PLC0415 - only when there is a picture to make
+
+    try:
+        root = etree.fromstring(picture, etree.XMLParser(remove_blank_text=True, no_network=True))
+    except etree.XMLSyntaxError as error:
+        raise ValueError(f"not an SVG picture: {error}") from None
+    if root.tag != f"{{{_SVG}}}svg" or not root.get("width"):
+        raise ValueError("not an SVG picture with a width and a height")
+    return root
+
+
+class _StyleSheet:
+    """The styles of a picture, each distinct one a class, each colour a variable."""
+
+    def __init__(self) -> None:
+        self.colours: dict[str, str] = {}
+        self.classes: dict[str, str] = {}
+        self.inherited: list[str] = []
+
+    def move_style(self, element: _Element) -> None:
+        """Move an element's style and paint attributes into the sheet."""
+        if element.tag == f"{{{_SVG}}}style":
+            self.inherited.append(self._without_literals(element.text or ""))
+            element.getparent().remove(element)
+            return
+        declarations = _declarations(element.attrib.pop("style", ""))
+        for name in _PAINT:
+            if name in element.attrib:
+                declarations[name] = element.attrib.pop(name)
+        declarations.pop("font-family", None)  # one for the whole picture
+        text = ";".join(f"{k}:{self._without_literals(v)}" for k, v in declarations.items())
+        if text:
+            name = self.classes.setdefault(text, f"s{len(self.classes)}")
+            element.set("class", " ".join(filter(None, (element.get("class"), name))))
+
+    def _without_literals(self, value: str) -> str:
+        def variable(match: re.Match[str]) -> str:
+            colour = _long_form(match[0])
+            return f"var({self.colours.setdefault(colour, f'--c{len(self.colours)}')})"
+
+        return _COLOUR.sub(variable, value)
+
+    def text(self) -> str:
+        """Write the sheet."""
+        light = "".join(f"{name}:{colour};" for colour, name in self.colours.items())
+        dark = "".join(f"{name}:{in_the_dark(c)};" for c, name in self.colours.items())
+        rules = "".join(f".{name}{{{text}}}" for text, name in self.classes.items())
+        return (
+            f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+            + "".join(self.inherited)
+            + f"text{{font-family:{FONTS}}}"
+            + rules
+        )
+
+
+def _declarations(style: str) -> dict[str, str]:
+    pairs = (part.partition(":") for part in style.split(";") if part.strip())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _long_form(colour: str) -> str:
+    digits = colour[1:].lower()
+    return "#" + (digits if len(digits) == 6 else "".join(2 * digit for digit in digits))
+
+
+@functools.cache
+def in_the_dark(colour: str) -> str:
+    """Find the colour of the same hue that stands out from the dark as this one does from white."""
+    if colour == "#ffffff":
+        return DARK_BACKGROUND
+    hue, lightness, saturation = colorsys.rgb_to_hls(*_channels(colour))
+    wanted = min(contrast(colour, "#ffffff"), _GLARE)
+    low, high = 0.0, 1.0
+    for _ in range(24):
+        lightness = (low + high) / 2
+        found = _hex(colorsys.hls_to_rgb(hue, lightness, saturation))
+        brighter = _luminance(found) > _luminance(DARK_BACKGROUND)
+        if brighter and contrast(found, DARK_BACKGROUND) >= wanted:
+            high = lightness
+        else:
+            low = lightness
+    return _hex(colorsys.hls_to_rgb(hue, high, saturation))
+
+
+def contrast(one: str, other: str) -> float:
+    """Compute the contrast ratio of two colours, 1 to 21 (WCAG 2, relative luminance)."""
+    dark, light = sorted((_luminance(one), _luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in _channels(colour)
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _channels(colour: str) -> tuple[float, float, float]:
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return red, green, blue
+
+
+def _hex(channels: tuple[float, float, float]) -> str:
+    return "#" + "".join(f"{round(channel * 255):02x}" for channel in channels)
+
+
+def _round(element: _Element) -> None:
+    for name, value in element.attrib.items():
+        if name not in ("viewBox", "transform", _XLINK, "href"):
+            shorter = _NUMBER.sub(lambda match: f"{float(match[0]):.2f}", value)
+            element.set(name, " ".join(shorter.split()))
+
+
+def _rename_ids(root: _Element) -> None:
+    """Keep the ids that are referred to, under names that follow from their order."""
+    used = set(_REFERENCE.findall(" ".join(root.xpath("//@*"))))
+    used.update(link[1:] for link in root.xpath("//@*[name()='xlink:href']") if link[0] == "#")
+    names: dict[str, str] = {}
+    for element in root.xpath("//*[@id]"):
+        old = element.attrib.pop("id")
+        if old in used:
+            element.set("id", names.setdefault(old, f"i{len(names)}"))
+    for element in root.iter(f"{{{_SVG}}}*"):
+        link = element.attrib.pop(_XLINK, None)
+        if link:
+            element.set("href", "#" + names[link[1:]] if link[1:] in names else link)
+        for name, value in element.attrib.items():
+            element.set(name, _REFERENCE.sub(lambda match: names[match[0]], value))
+
+
+def _set_size(root: _Element) -> None:
+    for name in ("width", "height"):
+        value = root.get(name, "0")
+        scale = _PT_TO_PX if value.endswith("pt") else 1
+        root.set(name, str(round(float(value.rstrip("ptx")) * scale)))
+
+
+def _add_style(root: _Element, text: str) -> None:
+    from lxml import etree  # noqa: PLC0415
+
+    style = etree.Element(f"{{{_SVG}}}style")
+    style.text = text
+    root.insert(0, style)
+
+
+def _serialize(root: _Element) -> str:
+    from lxml import etree  # noqa: PLC0415
+
+    etree.cleanup_namespaces(root, top_nsmap={None: _SVG})
+    return etree.tostring(root, encoding="unicode") + "\n"

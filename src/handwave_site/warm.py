@@ -1,0 +1,122 @@
+"""The warm parent: it has imported the slow modules once, and forks a child for each block.
+
+It is a program of its own (`python -P -m handwave_site.warm torch matplotlib.pyplot`), never the
+caller: it computes nothing, since a child forked after a matrix product hangs in its backward
+pass. It reads jobs as lines of JSON and answers each with its number, once the result lies in the job's folder.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from handwave_site.sandbox import (
+    Job,
+    adopt_orphans,
+    end_descendants,
+    load_job,
+    run_block,
+    supervise,
+    write_line,
+)
+
+
+def main(arguments: list[str]) -> None:
+    """Answer jobs until there are no more, or until the caller is gone."""
+    if "--block" in arguments:  # a fresh process for one block
+        run_block(load_job(sys.stdin.readline()))
+    for module in arguments:
+        _import(module)
+    gc.collect()
+    gc.freeze()  # shared pages stay shared in the children
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    start = _spawn if "--no-fork" in arguments or not hasattr(os, "fork") else _fork
+    answers, parent = _claim_stdout(), os.getpid()
+    try:
+        while line := sys.stdin.readline():
+            start(load_job(line), answers)
+    finally:
+        if os.getpid() == parent:  # a block that ends unwinds through here as well
+            _end_supervisors()
+
+
+def _claim_stdout() -> int:
+    """Keep stdout for answers alone: whatever else prints goes to stderr."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    return answers
+
+
+def _import(module: str) -> None:
+    if not module.startswith("-"):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module.split(".")[0]:
+                raise  # a project without torch or matplotlib has nothing to warm
+
+
+_supervisors: list[int] = []
+
+
+def _fork(job: Job, answers: int) -> None:
+    """Fork a supervisor, which forks the block: whatever the block orphans, it adopts."""
+    _reap()
+    pid = os.fork()
+    if pid:
+        _supervisors.append(pid)
+        return
+    signal.signal(signal.SIGTERM, _abandon)
+    adopt_orphans()
+    child = os.fork()
+    if child == 0:
+        os.close(answers)
+        run_block(job)
+    _answer(job, child, answers)
+    os._exit(0)
+
+
+def _spawn(job: Job, answers: int) -> None:
+    """Start a fresh process for a block, where the platform cannot fork."""
+    command = [sys.executable, "-P", "-m", "handwave_site.warm", "--block"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    process.stdin.write(write_line(job))
+    process.stdin.close()
+    threading.Thread(target=_answer, args=(job, process.pid, answers), daemon=True).start()
+
+
+def _answer(job: Job, pid: int, answers: int) -> None:
+    result = supervise(job, pid)
+    job.path("result.json").write_text(write_line(result), encoding="utf-8")
+    os.write(answers, f"{job.number}\n".encode())
+
+
+def _abandon(*_: object) -> None:
+    end_descendants()
+    os._exit(1)
+
+
+def _reap() -> None:
+    for pid in list(_supervisors):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            _supervisors.remove(pid)
+
+
+def _end_supervisors() -> None:
+    for pid in _supervisors:
+        try:
+            os.kill(pid, signal.SIGTERM)
+            os.waitpid(pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            continue
+    end_descendants()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
