@@ -24,7 +24,7 @@ _MOST_PANELS = 20_000
 def activation_moments(fn: Elementwise, signal: Moments) -> Moments:
     """Compute the mean and variance of fn(z), for z Gaussian with the signal's moments.
 
-    By Gauss-Legendre quadrature in float64, on panels that are halved wherever halving still
+    By Gauss-Lobatto quadrature in float64, on panels that are halved wherever halving still
     changes the answer: a kink or a jump may stand anywhere.
 
     Args:
@@ -181,8 +181,14 @@ def _tried(call: Elementwise, z: Tensor, name: str) -> Tensor:
 
 @cache
 def _rule() -> tuple[Tensor, Tensor]:
-    """Return Gauss-Legendre nodes and weights for [-1, 1]; both of shape (nodes,)."""
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    """Return Gauss-Lobatto nodes and weights for [-1, 1]; both of shape (nodes,).
+
+    Lobatto, which has nodes at both ends: a plain Gauss rule cannot see a jump that stands
+    between an end and its first node, nor can its two halves, and all three agree on an error.
+    """
+    legendre = np.polynomial.Legendre.basis(_NODES - 1)
+    nodes = np.concatenate([[-1.0], legendre.deriv().roots(), [1.0]])
+    weights = 2 / (_NODES * (_NODES - 1) * legendre(nodes) ** 2)
     return torch.from_numpy(nodes), torch.from_numpy(weights)
 
 
