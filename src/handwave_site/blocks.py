@@ -209,9 +209,7 @@ def _check_closing(page: Page, opening: re.Match[str], line: int, text: str) -> 
         )
 
 
-def _fence(
-    page: Page, opening: re.Match[str], first: int, last: int, body: list[str]
-) -> _Fence:
+def _fence(page: Page, opening: re.Match[str], first: int, last: int, body: list[str]) -> _Fence:
     lead = opening["lead"]
     fence = _Fence(
         first,
@@ -234,6 +232,12 @@ def _dedent(line: str, indent: int) -> str:
 
 def _refusal(fence: _Fence, lead: str) -> str | None:
     """Say why a fence is forbidden, or None."""
+    return _refusal_of_any(fence) or (
+        _refusal_of_python(fence, lead) if fence.language in _PYTHON else None
+    )
+
+
+def _refusal_of_any(fence: _Fence) -> str | None:
     if "~" in fence.ticks:
         return "a ~~~ fence is never run; write ``` instead"
     if "`" in fence.info:
@@ -242,8 +246,10 @@ def _refusal(fence: _Fence, lead: str) -> str | None:
         return f"a {fence.language} fence is run by pytest-codeblocks; write ```console instead"
     if fence.ticks != "```" and fence.info != "markdown":
         return "four backticks are for a markdown fence that shows the grammar; use three"
-    if fence.language not in _PYTHON:
-        return None
+    return None
+
+
+def _refusal_of_python(fence: _Fence, lead: str) -> str | None:
     if fence.quoted:
         return "a Python block in a block quote is never run; move it out"
     if "\t" in lead:
@@ -271,7 +277,7 @@ def _collect(page: Page, parts: list[_Fence | _Line]) -> None:
                 marker = None
             owner = _take_line(page, part, owner)
     if marker is not None:
-        page.report(marker, "no output fence follows this marker; delete it, make update writes it with its fence")
+        page.report(marker, "no output fence follows this marker; delete it, and run `make update`")
 
 
 def _take_fence(

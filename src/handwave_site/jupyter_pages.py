@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 
-from lxml import etree
 from lxml import html as parser
 
 from handwave_site import svg
@@ -32,7 +31,7 @@ def restyle(page: str, alts: Mapping[str, str]) -> RestyledPage:
         ValueError: a figure has no alt text.
     """
     figures: dict[str, str] = {}
-    root = parser.fragment_fromstring(page, create_parent="div")
+    root = parser.fragment_fromstring(f"<div>{page}</div>")
     cells = root.xpath(f"//div[starts-with(@id, '{_CELL}')]")
     parts = [part for cell in cells for part in _cell(cell, alts, figures)]
     return RestyledPage("\n".join(parts), figures)
@@ -59,7 +58,7 @@ def _cell(
 
 
 def _inner(element: parser.HtmlElement) -> str:
-    inside = "".join(etree.tostring(e, encoding="unicode", method="html") for e in element)
+    inside = "".join(str(parser.tostring(e, encoding="unicode")) for e in element)
     # Headings keep their ids; the site marks its own anchors.
     inside = re.sub(r'<a class="anchor-link"[^>]*>.*?</a>', "", inside)
     return text.escape(element.text or "", quote=False) + inside

@@ -74,7 +74,7 @@ def _notebook(source: Path, target: Path) -> Path:
     notebook.metadata["kernelspec"] = {
         "name": "python3", "display_name": "Python 3", "language": "python",
     }  # fmt: skip
-    write_atomically(target, (nbformat.writes(notebook, version=4) + "\n").encode())
+    write_atomically(target, (nbformat.writes(notebook) + "\n").encode())
     return target
 
 

@@ -110,7 +110,10 @@ def _run(course: Course, cache: Cache, blocks: list[Block], runner: Runner) -> N
 
     pages = {page.path: page for page in course.pages}
     slowest = (0.0, "")
-    with tqdm(total=len(blocks), unit=" blocks", file=sys.stderr, leave=False) as progress:
+    patience = 0.1 if sys.stderr.isatty() else 10  # a log wants few lines
+    with tqdm(
+        total=len(blocks), unit=" blocks", file=sys.stderr, leave=False, mininterval=patience
+    ) as progress:
 
         def done(number: int, ran: Ran) -> None:
             nonlocal slowest

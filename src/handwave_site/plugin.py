@@ -48,44 +48,49 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
             notebooks.prepare(jupyter.config, self.settings, key)
         return config
 
-    def on_pre_build(self, config: MkDocsConfig) -> None:
+    def on_pre_build(self, *, config: MkDocsConfig) -> None:
         """Bring the pages up to date, figures included, before MkDocs looks for files."""
         self.runner = self.runner or Runner(self.settings.limits)
         try:
-            self.course = bring_up_to_date([Path(config.docs_dir)], self.settings, self.runner)
+            docs = serving.shorten(Path(config.docs_dir))
+            self.course = bring_up_to_date([docs], self.settings, self.runner)
         except (FileNotFoundError, ValueError) as error:
             raise Abort(str(error)) from None
         self._tell(self.course)
 
-    def on_files(self, files: Files, config: MkDocsConfig) -> Files:
+    def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:
         """Add the examples."""
         for path in notebooks.bring_in(self.settings):
             uri = f"examples/{path.name}"
             files.append(File.generated(config, uri, abs_src_path=str(path)))
         return files
 
-    def on_page_read_source(self, page: Page, config: MkDocsConfig) -> str | None:
+    def on_page_read_source(self, *, page: Page, config: MkDocsConfig) -> str | None:
         """While serving, show what blocks print now, and what is wrong, on the page itself."""
         if not self.serving or page.file.src_dir is None:
             return None
         return serving.with_problems(self.course, Path(str(page.file.abs_src_path)))
 
-    def on_page_markdown(self, markdown: str, page: Page, **_: Any) -> None:
+    def on_page_markdown(
+        self, markdown: str, *, page: Page, config: MkDocsConfig, files: Files
+    ) -> None:
         """Tell the Markdown extension which page comes next."""
         self.extension.page = Path(str(page.file.abs_src_path))
 
-    def on_page_content(self, html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    def on_page_content(self, html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
         """Take an example's page into the site's own style."""
         if page.file.src_uri.endswith(".ipynb"):
             return notebooks.finish(html, page.file, files, self.settings)
         return html
 
-    def on_post_build(self, config: MkDocsConfig) -> None:
+    def on_post_build(self, *, config: MkDocsConfig) -> None:
         """Fail the build for what only rendering could find."""
         if self.errors and not self.serving:
             raise Abort("\n".join(self.errors))
 
-    def on_serve(self, server: LiveReloadServer, **_: Any) -> LiveReloadServer:
+    def on_serve(
+        self, server: LiveReloadServer, /, *, config: MkDocsConfig, builder: Any
+    ) -> LiveReloadServer:
         """Let one edit cause one rebuild, and keep the warm parent ready for it."""
         serving.ignore_figures(server)
         if self.runner is not None:
@@ -99,7 +104,7 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
 
     def _tell(self, course: Course) -> None:
         """Stop the build at the first sight of a problem; while serving, go on and show it."""
-        problems = [serving.relative(problem) for problem in course.problems]
+        problems = [str(problem) for problem in course.problems]
         if problems and not self.serving:
             raise Abort("\n".join(problems))
         for problem in problems:
@@ -110,4 +115,3 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
         error = serving.locate(self.extension.page, tex, message)
         log.warning(error)
         self.errors.append(error)
-

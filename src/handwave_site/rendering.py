@@ -27,7 +27,7 @@ class SiteExtension(Extension):
         self.report = report
         self.page: Path | None = None
 
-    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 - Markdown's name
+    def extendMarkdown(self, md: Markdown) -> None:
         """Register with Markdown, after inline parsing and before links are made relative."""
         md.treeprocessors.register(_Finish(md, self), "handwave_site", 5)
 
@@ -59,7 +59,9 @@ class _Finish(Treeprocessor):
     def _formula(self, element: Element) -> None:
         tex = (element.text or "").strip()
         display = tex.startswith(r"\[")
-        tex = tex.removeprefix(r"\[" if display else r"\(").removesuffix(r"\]" if display else r"\)")
+        tex = tex.removeprefix(r"\[" if display else r"\(").removesuffix(
+            r"\]" if display else r"\)"
+        )
         try:
             html = self.extension.math.render(tex.strip(), display=display)
         except ValueError as error:

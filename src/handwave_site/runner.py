@@ -85,9 +85,7 @@ class Runner:
             parent.kill()
             parent.wait()
 
-    def run(
-        self, blocks: Sequence[tuple[int, str]], done: Callable[[int, Ran], None]
-    ) -> None:
+    def run(self, blocks: Sequence[tuple[int, str]], done: Callable[[int, Ran], None]) -> None:
         """Run blocks, as many side by side as there are cores.
 
         Args:

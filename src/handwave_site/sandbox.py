@@ -114,7 +114,7 @@ def run_block(job: Job) -> None:
         code = "" if error.code is None else repr(error.code)
         message = f"the block called sys.exit({code}); let it run on to its last line"
         _write_ending(message, _line_of(error, job))
-    except BaseException as error:  # noqa: BLE001 - whatever it was, it is reported
+    except BaseException as error:
         _write_ending(_describe(error), _line_of(error, job))
     sys.exit(0)
 
@@ -155,8 +155,8 @@ def _limit(job: Job) -> None:
     memory = psutil.Process().memory_info().vms + job.memory_limit
     for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, _OUTPUT_LIMIT)):
         hard = resource.getrlimit(what)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (most, most))
+        limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -13,23 +13,19 @@ from handwave_site.blocks import Problem
 from handwave_site.pages import Course, updated_text
 
 
-def relative(problem: Problem) -> str:
-    """Write a problem with its path as a person at the prompt would."""
-    return f"{_shorten(problem.path)}:{problem.line}: {problem.message}"
-
-
-def _shorten(path: Path) -> str:
+def shorten(path: Path) -> Path:
+    """Give a path as a person at the prompt would write it."""
     try:
-        return path.relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        return path.as_posix()
+        return Path(os.path.relpath(path))
+    except ValueError:  # another drive
+        return path
 
 
 def locate(path: Path, tex: str, message: str) -> str:
     """Name page and line of a formula."""
     text = path.read_text(encoding="utf-8")
-    before = text.split(tex.split("\n")[0])[0]
-    return relative(Problem(path, before.count("\n") + 1, message))
+    before = text.partition(tex.partition("\n")[0])[0]
+    return str(Problem(shorten(path), before.count("\n") + 1, message))
 
 
 def with_problems(course: Course, path: Path) -> str | None:
@@ -38,12 +34,12 @@ def with_problems(course: Course, path: Path) -> str | None:
     Returns:
         None where the page is as it should be.
     """
-    page = next((page for page in course.pages if page.path == path), None)
+    page = next((page for page in course.pages if page.path.samefile(path)), None)
     if page is None or not page.problems:
         return None
     lines = updated_text(course, page).split("\n")
     start = lines.index("---", 1) + 1 if lines[0] == "---" else 0
-    notice = [f'    - line {problem.line}: {problem.message}' for problem in page.problems]
+    notice = [f"    - line {problem.line}: {problem.message}" for problem in page.problems]
     lines[start:start] = ["", '!!! failure "This page does not say what its blocks say"', ""]
     lines[start + 3 : start + 3] = [*notice, ""]
     return "\n".join(lines)

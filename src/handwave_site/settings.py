@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mkdocs.config import base, config_options
 from mkdocs.utils.yaml import get_yaml_loader, yaml_load
 
@@ -57,7 +58,8 @@ def from_options(options: Options, root: Path) -> Settings:
     files = () if options.matplotlibrc is None else (root / options.matplotlibrc,)
     cache = root / options.cache_dir
     environment = {"MPLCONFIGDIR": str(cache / "matplotlib")}
-    environment.update({"MATPLOTLIBRC": str(file) for file in files})
+    for file in files:
+        environment["MATPLOTLIBRC"] = str(file)
     limits = Limits(
         seconds=float(options.time_limit),
         memory=int(options.memory_limit * _GIB),
@@ -83,7 +85,7 @@ def load(config_file: Path) -> Settings:
         )
     with config_file.open("rb") as file:
         values = yaml_load(file, _Lenient)
-    options = Options(config_file_path=str(config_file))
+    options: Any = Options(config_file_path=str(config_file))
     options.load_dict(_own(values.get("plugins") or []))
     errors, warnings = options.validate()
     for key, error in (*errors, *warnings):
@@ -91,10 +93,9 @@ def load(config_file: Path) -> Settings:
     return from_options(options, config_file.resolve().parent)
 
 
-class _Lenient(get_yaml_loader()):  # type: ignore[misc]
-    """Reads `!!python/name:…` of other plugins' options without importing what they name."""
-
-
+# Reads `!!python/name:…` of other plugins' options without importing what they name.
+_safe: Any = yaml.SafeLoader
+_Lenient: Any = get_yaml_loader(_safe)
 _Lenient.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 import colorsys
 import functools
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lxml.etree import _Element
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 DARK_BACKGROUND = "#1e2129"
 _GLARE = 13.0  # pure white on dark dazzles; black text becomes a soft white
@@ -42,16 +40,13 @@ def two_schemes(picture: bytes) -> str:
         ValueError: it is not an SVG picture with a size.
     """
     root = _parse(picture)
-    for unwanted in root.xpath("//comment() | //*[local-name()='metadata']"):
-        unwanted.getparent().remove(unwanted)
     sheet = _StyleSheet()
-    for element in root.iter(f"{{{_SVG}}}*"):
-        sheet.move_style(element)
-        _round(element)
+    for element in list(root.iter()):
+        _tidy(element, sheet)
     _rename_ids(root)
     _set_size(root)
     _add_style(root, sheet.text())
-    return _serialize(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def size(picture: str) -> tuple[int, int]:
@@ -62,16 +57,31 @@ def size(picture: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _parse(picture: bytes) -> _Element:
-    from lxml import etree  # noqa: PLC0415 - only when there is a picture to make
-
+def _parse(picture: bytes) -> Element:
     try:
-        root = etree.fromstring(picture, etree.XMLParser(remove_blank_text=True, no_network=True))
-    except etree.XMLSyntaxError as error:
+        root = ElementTree.fromstring(picture)
+    except ElementTree.ParseError as error:
         raise ValueError(f"not an SVG picture: {error}") from None
     if root.tag != f"{{{_SVG}}}svg" or not root.get("width"):
         raise ValueError("not an SVG picture with a width and a height")
     return root
+
+
+def _tidy(element: Element, sheet: _StyleSheet) -> None:
+    """Move what is style to the sheet; drop metadata, layout white space and needless digits."""
+    for child in list(element):
+        child.tail = (child.tail or "").strip()
+        if child.tag == f"{{{_SVG}}}style":
+            sheet.add_rules(child.text or "")
+        if child.tag in (f"{{{_SVG}}}style", f"{{{_SVG}}}metadata"):
+            element.remove(child)
+    if len(element):
+        element.text = (element.text or "").strip()
+    sheet.move_style(element)
+    for name, value in element.attrib.items():
+        if name not in ("viewBox", "transform", _XLINK, "href"):
+            shorter = _NUMBER.sub(lambda match: f"{float(match[0]):.2f}", value)
+            element.set(name, " ".join(shorter.split()))
 
 
 class _StyleSheet:
@@ -82,12 +92,12 @@ class _StyleSheet:
         self.classes: dict[str, str] = {}
         self.inherited: list[str] = []
 
-    def move_style(self, element: _Element) -> None:
+    def add_rules(self, css: str) -> None:
+        """Take over the rules of a style element."""
+        self.inherited.append(self._without_literals(css))
+
+    def move_style(self, element: Element) -> None:
         """Move an element's style and paint attributes into the sheet."""
-        if element.tag == f"{{{_SVG}}}style":
-            self.inherited.append(self._without_literals(element.text or ""))
-            element.getparent().remove(element)
-            return
         declarations = _declarations(element.attrib.pop("style", ""))
         for name in _PAINT:
             if name in element.attrib:
@@ -169,47 +179,35 @@ def _hex(channels: tuple[float, float, float]) -> str:
     return "#" + "".join(f"{round(channel * 255):02x}" for channel in channels)
 
 
-def _round(element: _Element) -> None:
-    for name, value in element.attrib.items():
-        if name not in ("viewBox", "transform", _XLINK, "href"):
-            shorter = _NUMBER.sub(lambda match: f"{float(match[0]):.2f}", value)
-            element.set(name, " ".join(shorter.split()))
-
-
-def _rename_ids(root: _Element) -> None:
+def _rename_ids(root: Element) -> None:
     """Keep the ids that are referred to, under names that follow from their order."""
-    used = set(_REFERENCE.findall(" ".join(root.xpath("//@*"))))
-    used.update(link[1:] for link in root.xpath("//@*[name()='xlink:href']") if link[0] == "#")
+    elements = list(root.iter())
+    used = {match for e in elements for v in e.attrib.values() for match in _REFERENCE.findall(v)}
+    used.update(e.get(_XLINK, "")[1:] for e in elements)
     names: dict[str, str] = {}
-    for element in root.xpath("//*[@id]"):
-        old = element.attrib.pop("id")
-        if old in used:
+    for element in elements:
+        old = element.attrib.pop("id", "")
+        if old in used - {""}:
             element.set("id", names.setdefault(old, f"i{len(names)}"))
-    for element in root.iter(f"{{{_SVG}}}*"):
-        link = element.attrib.pop(_XLINK, None)
+    for element in elements:
+        link = element.attrib.pop(_XLINK, "")
         if link:
             element.set("href", "#" + names[link[1:]] if link[1:] in names else link)
         for name, value in element.attrib.items():
             element.set(name, _REFERENCE.sub(lambda match: names[match[0]], value))
 
 
-def _set_size(root: _Element) -> None:
+def _set_size(root: Element) -> None:
     for name in ("width", "height"):
         value = root.get(name, "0")
         scale = _PT_TO_PX if value.endswith("pt") else 1
         root.set(name, str(round(float(value.rstrip("ptx")) * scale)))
 
 
-def _add_style(root: _Element, text: str) -> None:
-    from lxml import etree  # noqa: PLC0415
-
-    style = etree.Element(f"{{{_SVG}}}style")
+def _add_style(root: Element, text: str) -> None:
+    style = Element(f"{{{_SVG}}}style")
     style.text = text
     root.insert(0, style)
 
 
-def _serialize(root: _Element) -> str:
-    from lxml import etree  # noqa: PLC0415
-
-    etree.cleanup_namespaces(root, top_nsmap={None: _SVG})
-    return etree.tostring(root, encoding="unicode") + "\n"
+ElementTree.register_namespace("", _SVG)

@@ -2,7 +2,8 @@
 
 It is a program of its own (`python -P -m handwave_site.warm torch matplotlib.pyplot`), never the
 caller: it computes nothing, since a child forked after a matrix product hangs in its backward
-pass. It reads jobs as lines of JSON and answers each with its number, once the result lies in the job's folder.
+pass. It reads jobs as lines of JSON and answers each with its number, once the result lies in
+the job's folder.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _import(module: str) -> None:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if error.name != module.split(".")[0]:
+            if error.name != module.partition(".")[0]:
                 raise  # a project without torch or matplotlib has nothing to warm
 
 

@@ -1,0 +1,52 @@
+# Two commands for a fresh machine: `make serve` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+PAGES := docs README.md CONTRIBUTING.md
+export NO_MKDOCS_2_WARNING := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve site test lint update bench levels clean
+
+help:  ## say what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+
+setup: .venv/.ready  ## make .venv with all that the other targets need; does nothing twice
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "handwave needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; name another: make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	@touch .venv/.ready
+
+serve: setup  ## run the blocks, build the site, serve it on http://127.0.0.1:8000, follow edits
+	$(BIN)/mkdocs serve
+
+site: setup  ## build the site into ./site
+	$(BIN)/mkdocs build --strict
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+test: lint  ## check everything: style, types, tests, every block of every page, the built site
+	$(BIN)/python -m handwave_site run $(PAGES)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+
+update: setup  ## run the blocks and rewrite the output fences of the pages
+	$(BIN)/python -m handwave_site update $(PAGES)
+
+bench: setup  ## measure speed, as ratios within one run
+	$(BIN)/pytest tests/benchmarks --benchmark-only -p no:xdist --override-ini addopts=
+
+# Every output is the same on every processor: run all blocks, uncached, under each.
+levels: setup  ## run all blocks under each CPU capability, with 1 and 2 threads, uncached
+	@set -e; for level in default avx2 avx512; do for threads in 1 2; do \
+	  echo "ATEN_CPU_CAPABILITY=$$level OMP_NUM_THREADS=$$threads"; \
+	  ATEN_CPU_CAPABILITY=$$level OMP_NUM_THREADS=$$threads \
+	    $(BIN)/python -m handwave_site run --no-cache $(PAGES); \
+	done; done
+
+clean:  ## delete all that make made
+	rm -rf .venv .cache site docs/figures build .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
