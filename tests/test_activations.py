@@ -1,6 +1,7 @@
 """Activations: gains held to mpmath, and to torch's own layers."""
 
 import math
+from typing import Any
 
 import mpmath
 import pytest
@@ -63,7 +64,7 @@ CURVES = {
 }
 
 
-def by_mpmath(fn, kinks, mean=0, std=1):
+def by_mpmath(fn, kinks, mean: float = 0, std: float = 1) -> Any:
     """Integrate against the Gaussian with thirty digits, splitting at the kinks."""
     with mp.workdps(30):
         ends = sorted([*(mpmath.mpf(k) for k in kinks), *range(-14, 15, 2)])

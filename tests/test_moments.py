@@ -181,7 +181,7 @@ def test_what_has_no_moments_is_refused_by_name(value, error, words):
 
 def test_laws_do_not_pool():
     with pytest.raises(ValueError, match=r"only samples can be pooled.* got counts 0 and 3"):
-        Moments(0.0, 1.0) + Moments(0.0, 1.0, 3)
+        _ = Moments(0.0, 1.0) + Moments(0.0, 1.0, 3)
 
 
 def test_numbers_that_no_sample_has_are_refused():
@@ -190,4 +190,4 @@ def test_numbers_that_no_sample_has_are_refused():
     with pytest.raises(ValueError, match="got count=1, nonfinite=2"):
         Moments(0.0, 1.0, 1, 2)
     with pytest.raises(TypeError, match="unsupported operand"):
-        Moments(0.0, 1.0, 1) + 3  # pyright: ignore[reportOperatorIssue]
+        _ = Moments(0.0, 1.0, 1) + 3  # pyright: ignore[reportOperatorIssue]

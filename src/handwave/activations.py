@@ -17,7 +17,7 @@ Elementwise = Callable[[Tensor], Tensor]
 _REACH = 12.0
 _PANELS = 48  # of width 0.5: kinks at multiples of 0.5, which are the common ones, cost nothing
 _NODES = 20
-_DEPTH = 60  # halvings of one panel: then its width is down to a float's own spacing
+_DEPTH = 45  # halvings of one panel: then a jump inside it is worth 1e-14
 _MOST_PANELS = 20_000
 
 
