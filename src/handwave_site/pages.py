@@ -81,13 +81,13 @@ def bring_up_to_date(
     """
     course = Course([read_page(path) for path in find_pages(paths)])
     cache = Cache(settings.cache / "blocks", stamp(settings.watch, settings.files))
-    blocks = [block for page in course.pages if not page.problems for block in page.blocks]
+    sound = [page for page in course.pages if not page.problems]
+    blocks = [block for page in sound for block in page.blocks]
     stale = _recall(course, cache, blocks) if use_cache else blocks
     _run(course, cache, stale, runner)
-    for page in course.pages:
-        if not page.problems:
-            _compare(course, page)
-            _write_figures(course, page)
+    for page in sound:
+        _compare(course, page)
+        _write_figures(course, page)
     return course.collect()
 
 
