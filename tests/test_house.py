@@ -37,7 +37,8 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module, f"{path.name}: a relative import"
+            assert node.level == 0, f"{path.name}: a relative import"
+            assert node.module
             yield node.module
 
 
