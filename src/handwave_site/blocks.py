@@ -22,9 +22,10 @@ MARKER = "<!--pytest-codeblocks:expected-output-->"
 _FENCE = re.compile(r"^(?P<lead>[ \t>]*)(?P<ticks>`{3,}|~{3,})(?P<info>.*)$")
 _IMAGE = re.compile(r"^(?P<lead> *)!\[(?P<alt>.*)\]\((?P<link>[^()\s]*)\)(?:\{[^}]*\})?\s*$")
 _MEASURED = re.compile(r"(?<![*\w])\*(?P<number>[^*\s][^*]*)\*\{\.measured\}")
-_CLASS = re.compile(r"\{[:\s]*\.?(?P<name>[\w-]+)\s*\}")
+_ATTRIBUTES = re.compile(r"(?P<star>\*\s*)?\{(?P<inside>[^{}]*)\}?|(?<!\w)\.measured\b")
 _INLINE_CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)")
-_PYTHON = {"python", "python2", "python3", "py", "py3", "pycon", "ipython", "ipython3"}
+_PYTHON = ("py", "ipy")  # what a language of Python starts with, and misspelt ones too
+_LISTED_FENCE = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+(?:`{3,}|~{3,})")
 _SHELL = {"sh", "bash"}
 _MARKER_WORDS = re.compile(r"pytest|codeblock|expected|skip|xfail|<!--[-\s]*cont[-\s]*-->")
 
@@ -114,9 +115,10 @@ class _Fence:
     quoted: bool
 
     @property
-    def language(self) -> str:
-        words = re.split(r"[\s{}.,:=]+", self.info.strip().lower().strip("{}."))
-        return words[0]
+    def words(self) -> list[str]:
+        """The words that may name its language: the first, and in braces each."""
+        words = re.findall(r"[^\s{}.,:=]+", self.info.lower())
+        return words if "{" in self.info else words[:1]
 
     @property
     def is_block(self) -> bool:
@@ -162,14 +164,14 @@ def read_page(path: Path, text: str | None = None) -> Page:
 def _parts(page: Page) -> Iterator[_Fence | _Line]:
     """Cut a page into fences and the lines between them."""
     lines = page.text.split("\n")
-    number, commented = _skip_front_matter(lines), False
+    number, commented, comment = _skip_front_matter(lines), False, 0
     while number < len(lines):
         text = lines[number]
         number += 1
         opening = _FENCE.match(text)
         if not opening:
             if not commented and text.lstrip().startswith("<!--"):
-                commented = True
+                commented, comment = True, number
             yield _Line(number, text, commented)
             commented = commented and "-->" not in text
             continue
@@ -182,6 +184,8 @@ def _parts(page: Page) -> Iterator[_Fence | _Line]:
         yield _fence(page, opening, number, last, lines[number : last - 1])
         _check_closing(page, opening, last, lines[last - 1])
         number = last
+    if commented:
+        page.report(comment, "this comment is never closed; end it with -->")
 
 
 def _skip_front_matter(lines: list[str]) -> int:
@@ -232,9 +236,8 @@ def _dedent(line: str, indent: int) -> str:
 
 def _refusal(fence: _Fence, lead: str) -> str | None:
     """Say why a fence is forbidden, or None."""
-    return _refusal_of_any(fence) or (
-        _refusal_of_python(fence, lead) if fence.language in _PYTHON else None
-    )
+    is_python = any(word.startswith(_PYTHON) for word in fence.words)
+    return _refusal_of_any(fence) or (_refusal_of_python(fence, lead) if is_python else None)
 
 
 def _refusal_of_any(fence: _Fence) -> str | None:
@@ -242,8 +245,9 @@ def _refusal_of_any(fence: _Fence) -> str | None:
         return "a ~~~ fence is never run; write ``` instead"
     if "`" in fence.info:
         return "a fence's first line must not hold backticks again; give the code its own lines"
-    if fence.language in _SHELL:
-        return f"a {fence.language} fence is run by pytest-codeblocks; write ```console instead"
+    shells = _SHELL.intersection(fence.words)
+    if shells:
+        return f"a {shells.pop()} fence is run by pytest-codeblocks; write ```console instead"
     if fence.ticks != "```" and fence.info != "markdown":
         return "four backticks are for a markdown fence that shows the grammar; use three"
     return None
@@ -362,15 +366,26 @@ def _check_comment(page: Page, line: _Line) -> None:
             line.number,
             f"{line.text.strip()!r} is not a marker that a page may hold; the only one is {MARKER}",
         )
+    if line.text.rpartition("-->")[2].strip() and "-->" in line.text:
+        page.report(line.number, "nothing checks words beside a comment; give it its own line")
 
 
 def _take_quotes(page: Page, number: int, prose: str) -> None:
     found = list(_MEASURED.finditer(prose))
     page.quotes.extend(Quote(number, match["number"]) for match in found)
     rest = _MEASURED.sub("", prose)
-    for match in _CLASS.finditer(rest):
-        if difflib.SequenceMatcher(None, match["name"].lower(), "measured").ratio() > 0.7:
+    for match in _ATTRIBUTES.finditer(rest):
+        if match["inside"] is None or _resembles_the_mark(match["inside"], bool(match["star"])):
             page.report(number, f"{match[0]!r}: a quoted number is written *783.3*{{.measured}}")
+
+
+def _resembles_the_mark(attributes: str, after_emphasis: bool) -> bool:
+    words = re.findall(r"[.#]?[\w-]+", attributes.lower())
+    return any(
+        difflib.SequenceMatcher(None, word.lstrip("."), "measured").ratio() > 0.7
+        for word in words
+        if after_emphasis or word.startswith(".")
+    )
 
 
 def _check_names(page: Page) -> None:
