@@ -51,7 +51,7 @@ def _cell(
             for output in group:
                 yield _figure(output, name, alts.get(name, ""), figures)
         elif kind == "text/plain":
-            printed = "".join(output.text_content().lstrip("\n") for output in group)
+            printed = "".join(output.xpath(".//pre")[0].text_content() for output in group)
             yield _code(text.escape(printed), "text")
         else:
             yield from (_inner(output) for output in group)

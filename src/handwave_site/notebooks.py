@@ -45,25 +45,32 @@ def prepare(options: Any, settings: Settings, key: str) -> None:
     os.environ.update(settings.limits.environment)
 
 
-def bring_in(settings: Settings) -> list[Path]:
+def folder(settings: Settings) -> Path:
+    """Name the folder of the notebooks, laid out as in the site."""
+    return settings.cache / "notebooks"
+
+
+def bring_in(settings: Settings) -> list[str]:
     """Turn each py:percent file of the examples into a notebook.
 
     Cell ids follow from positions, so that two builds give the same page.
 
     Returns:
-        The notebooks, in the order of their names; each is written only where it changed.
+        The notebooks' paths below `folder`, in the order of their names; each is written only
+        where it changed.
     """
     if settings.examples is None:
         return []
-    sources = sorted(settings.examples.glob("*.py"))
-    target = settings.cache / "notebooks"
-    return [_notebook(source, target / f"{source.stem}.ipynb") for source in sources]
+    sources = {f"examples/{path.stem}.ipynb": path for path in settings.examples.glob("*.py")}
+    for uri, source in sources.items():
+        _write_notebook(source, folder(settings) / uri)
+    return sorted(sources)
 
 
-def _notebook(source: Path, target: Path) -> Path:
+def _write_notebook(source: Path, target: Path) -> None:
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     if target.exists() and _metadata(target).get("source") == digest:
-        return target
+        return
     import jupytext  # noqa: PLC0415 - slow, and only after a change
     import nbformat  # noqa: PLC0415
 
@@ -75,7 +82,6 @@ def _notebook(source: Path, target: Path) -> Path:
         "name": "python3", "display_name": "Python 3", "language": "python",
     }  # fmt: skip
     write_atomically(target, (nbformat.writes(notebook) + "\n").encode())
-    return target
 
 
 def _metadata(notebook: Path) -> dict[str, str]:

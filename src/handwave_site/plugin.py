@@ -60,9 +60,9 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
 
     def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:
         """Add the examples."""
-        for path in notebooks.bring_in(self.settings):
-            uri = f"examples/{path.name}"
-            files.append(File.generated(config, uri, abs_src_path=str(path)))
+        root = str(notebooks.folder(self.settings))
+        for uri in notebooks.bring_in(self.settings):
+            files.append(File(uri, root, config.site_dir, config.use_directory_urls))
         return files
 
     def on_page_read_source(self, *, page: Page, config: MkDocsConfig) -> str | None:

@@ -116,14 +116,15 @@ class _StyleSheet:
         return _COLOUR.sub(variable, value)
 
     def text(self) -> str:
-        """Write the sheet."""
+        """Write the sheet; text without a colour of its own is black in the light."""
+        ink = self._without_literals("#000000")
         light = "".join(f"{name}:{colour};" for colour, name in self.colours.items())
         dark = "".join(f"{name}:{in_the_dark(c)};" for c, name in self.colours.items())
         rules = "".join(f".{name}{{{text}}}" for text, name in self.classes.items())
         return (
             f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
             + "".join(self.inherited)
-            + f"text{{font-family:{FONTS}}}"
+            + f"text{{font-family:{FONTS};fill:{ink}}}"
             + rules
         )
 
