@@ -17,7 +17,12 @@ from mkdocs.structure.files import File, Files
 from handwave_site.cache import write_atomically
 from handwave_site.settings import Settings
 
-_KERNEL = 'c.InlineBackend.figure_formats = {"svg"}\nc.InlineBackend.rc = {}\n'
+# Figures as SVG in the look of matplotlibrc; no warning of a loopback connection.
+_KERNEL = """\
+c.InlineBackend.figure_formats = {"svg"}
+c.InlineBackend.rc = {}
+c.IPKernelApp.log_level = "ERROR"
+"""
 _LINK = re.compile(r'href="((?!\w+:)[^"]+\.md(?:#[^"]*)?)"')
 
 

@@ -51,6 +51,8 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
     def on_pre_build(self, *, config: MkDocsConfig) -> None:
         """Bring the pages up to date, figures included, before MkDocs looks for files."""
         self.runner = self.runner or Runner(self.settings.limits)
+        if self.serving:
+            self.runner.start()  # warm before the first edit
         try:
             docs = serving.shorten(Path(config.docs_dir))
             self.course = bring_up_to_date([docs], self.settings, self.runner)
@@ -91,10 +93,8 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
     def on_serve(
         self, server: LiveReloadServer, /, *, config: MkDocsConfig, builder: Any
     ) -> LiveReloadServer:
-        """Let one edit cause one rebuild, and keep the warm parent ready for it."""
+        """Let one edit cause one rebuild."""
         serving.ignore_figures(server)
-        if self.runner is not None:
-            self.runner.start()
         return server
 
     def on_shutdown(self) -> None:
