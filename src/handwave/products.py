@@ -13,7 +13,7 @@ from handwave.moments import Moments
 
 # Fixed, so that the answer depends on the seed alone and never on the number of threads.
 _STREAMS = 16
-_BLOCK_BYTES = 1 << 19  # of weights held by one thread at a time: fits a core's own cache
+_PAIRS = 1 << 15  # of weights held by one thread at a time: they fit a core's own cache
 
 
 def dot_product(x: Moments, w: Moments, fan_in: float) -> Moments:
@@ -63,8 +63,8 @@ def sample_dot_products(
         x: one input, (fan_in,); float64 is computed in float64, any other dtype in float32.
         samples: how many columns to draw.
         scale: standard deviation of the weights.
-        generator: a CPU generator to draw from; by default torch's own, so that
-            `torch.manual_seed` decides.
+        generator: a CPU generator, from which seeds are drawn; by default torch's own, so
+            that `torch.manual_seed` decides.
 
     Returns:
         The dot products, (samples,), on x's device; independent draws from N(0, scale²·x·x).
@@ -79,18 +79,17 @@ def sample_dot_products(
         >>> x = torch.ones(512)
         >>> y = sample_dot_products(x, 20_000, generator=torch.Generator().manual_seed(0))
         >>> print(y.shape, f"{Moments.of(y).var:.1f}")
-        torch.Size([20000]) 505.5
+        torch.Size([20000]) 515.6
 
     References:
         Lesson 5, "square-root".
     """
     row = _checked_row(x, samples, scale)
-    # Thirty-two bits, since torch's CPU generator uses no more of its seed.
-    seeds = torch.randint(0, 2**32, (_STREAMS,), generator=generator, device="cpu").tolist()
+    seeds = torch.randint(0, 2**63 - 1, (_STREAMS,), generator=generator, device="cpu").tolist()
     out = np.empty(samples, dtype=row.dtype)
     bounds = [samples * k // _STREAMS for k in range(_STREAMS + 1)]
     pieces = [out[a:b] for a, b in itertools.pairwise(bounds)]
-    # Threads of our own, since torch draws normals on one core whatever its thread count.
+    # Threads of our own: torch draws on one core whatever its thread count.
     with ThreadPoolExecutor(min(_STREAMS, _cores())) as pool:
         for _ in pool.map(lambda piece, seed: _fill(piece, row, scale, seed), pieces, seeds):
             pass
@@ -127,14 +126,54 @@ def _cores() -> int:
 
 def _fill(out: np.ndarray, row: np.ndarray, scale: float, seed: int) -> None:
     """Fill one stream's share of the answer, block by block, from its own generator."""
-    generator = torch.Generator().manual_seed(seed)
-    dtype = torch.float64 if row.dtype == np.float64 else torch.float32
-    width = max(16, _BLOCK_BYTES // row.nbytes)
-    block = torch.empty(len(row) * min(width, max(len(out), 1)), dtype=dtype, device="cpu")
-    for start in range(0, len(out), width):
-        part = out[start : start + width]
-        w = block[: len(row) * len(part)].view(len(row), len(part))  # (fan_in, columns)
-        w.normal_(generator=generator)
-        # Adds in one fixed order; a BLAS may choose another when it has more threads.
-        np.einsum("i,ij->j", row, w.numpy(), out=part)
+    bits = np.random.SFC64(seed)
+    out[:] = 0
+    pairs = (len(row) + 1) // 2
+    upper, lower = row[:pairs], row[pairs:]  # lower is one shorter where fan_in is odd
+    depth = min(pairs, _PAIRS)
+    width = _PAIRS // depth
+    for column in range(0, len(out), width):
+        part = out[column : column + width]
+        for first in range(0, pairs, depth):
+            rows = slice(first, min(first + depth, pairs))
+            w, v = _normals(bits, (rows.stop - first, len(part)), row.dtype)
+            part += _product(upper[rows], w)
+            part += _product(lower[rows], v)
     out *= scale
+
+
+def _product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Return x @ w, for w (rows, columns) that may have one row too many.
+
+    Added up in one fixed order; a BLAS may choose another when it has more threads.
+    """
+    return np.einsum("i,ij->j", x, w[: len(x)])
+
+
+def _normals(
+    bits: np.random.SFC64, shape: tuple[int, int], dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw two blocks of independent standard normals.
+
+    √(−2 ln u)·cos θ and √(−2 ln u)·sin θ, for u uniform in (0, 1] and θ in [−π, π]: cheaper by a
+    third than torch's `normal_`, most of whose time goes into its random bits.
+
+    References:
+        Box & Muller 1958, "A note on the generation of random normal deviates".
+    """
+    count, half_range = shape[0] * shape[1], 2.0 ** (8 * dtype.itemsize - 1)
+    integers = bits.random_raw(2 * count * dtype.itemsize // 8).view(f"i{dtype.itemsize}")
+    radius, angle = integers.astype(dtype).reshape(2, *shape)
+    # The absolute value of an integer keeps its digits near 0, where the logarithm needs them.
+    np.abs(radius, out=radius)
+    radius += 0.5
+    radius /= half_range
+    np.log(radius, out=radius)
+    radius *= -2
+    np.sqrt(radius, out=radius)
+    angle *= math.pi / half_range
+    cosine = np.cos(angle)
+    cosine *= radius
+    np.sin(angle, out=angle)
+    angle *= radius
+    return cosine, angle
