@@ -334,6 +334,10 @@ def _take_line(page: Page, line: _Line, owner: Block | None) -> Block | None:
     if line.commented:
         _check_comment(page, line)
         return None
+    if _LISTED_FENCE.match(line.text):
+        page.report(line.number, "a fence begins on a line of its own, indented below its bullet")
+    if difflib.SequenceMatcher(None, line.text.strip(), MARKER).ratio() > 0.8:
+        _check_comment(page, line)
     prose = _INLINE_CODE.sub(lambda code: " " * len(code[0]), line.text)
     if "figures/" in prose:
         page.report(line.number, "a figure stands alone on its line, as ![…](figures/…/….svg)")
