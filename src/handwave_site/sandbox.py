@@ -185,7 +185,7 @@ def _line_of(error: BaseException, job: Job) -> int:
 
 def _describe(error: BaseException) -> str:
     text = "".join(traceback.format_exception_only(error)).strip()
-    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or re.search("(can't|annot) allocate memory", text):
         text += " (the block is over its memory limit)"
     return text if not isinstance(error, SyntaxError) else text.split("\n")[-1]
 
