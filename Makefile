@@ -37,7 +37,7 @@ update: setup  ## run the blocks and rewrite the output fences of the pages
 	$(BIN)/python -m handwave_site update $(PAGES)
 
 bench: setup  ## measure speed, as ratios within one run
-	$(BIN)/pytest tests/benchmarks --benchmark-only -p no:xdist --override-ini addopts=
+	$(BIN)/pytest tests/benchmarks --override-ini addopts= --capture=no
 
 # Every output is the same on every processor: run all blocks, uncached, under each.
 levels: setup  ## run all blocks under each CPU capability, with 1 and 2 threads, uncached
