@@ -47,9 +47,9 @@ class _Finish(Treeprocessor):
     def _size(self, image: Element) -> None:
         """Say a picture's size, so that the page does not jump when it arrives."""
         page, link = self.extension.page, image.get("src", "")
-        if page is None or "figures/" not in link or not link.endswith(".svg"):
+        if page is None or not link.endswith(".svg"):
             return
-        path = page.parent / link[link.index("figures/") :]
+        path = page.parent / link
         if path.is_file():
             width, height = svg.size(path.read_text(encoding="utf-8"))
             image.set("width", str(width))
