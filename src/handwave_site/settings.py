@@ -10,6 +10,7 @@ import yaml
 from mkdocs.config import base, config_options
 from mkdocs.utils.yaml import get_yaml_loader, yaml_load
 
+from handwave_site.cache import write_atomically
 from handwave_site.runner import Limits
 
 NAME = "handwave_site"
@@ -55,11 +56,12 @@ class Settings:
 
 def from_options(options: Options, root: Path) -> Settings:
     """Resolve the options against the folder of mkdocs.yml."""
-    files = () if options.matplotlibrc is None else (root / options.matplotlibrc,)
     cache = root / options.cache_dir
-    environment = {"MPLCONFIGDIR": str(cache / "matplotlib")}
-    for file in files:
-        environment["MATPLOTLIBRC"] = str(file)
+    style = _figure_style(None if options.matplotlibrc is None else root / options.matplotlibrc)
+    matplotlibrc = cache / "matplotlib" / "matplotlibrc"
+    if not matplotlibrc.exists() or matplotlibrc.read_text(encoding="utf-8") != style:
+        write_atomically(matplotlibrc, style.encode())
+    environment = {"MPLCONFIGDIR": str(matplotlibrc.parent), "MATPLOTLIBRC": str(matplotlibrc)}
     limits = Limits(
         seconds=float(options.time_limit),
         memory=int(options.memory_limit * _GIB),
@@ -68,7 +70,17 @@ def from_options(options: Options, root: Path) -> Settings:
     )
     watch = tuple(root / folder for folder in options.watch)
     examples = None if options.examples is None else root / options.examples
-    return Settings(root, limits, watch, files, cache, examples)
+    return Settings(root, limits, watch, (matplotlibrc,), cache, examples)
+
+
+def _figure_style(own: Path | None) -> str:
+    """Add to the project's matplotlibrc what every figure needs: text as text, the same ids."""
+    style = "svg.fonttype: none\nsvg.hashsalt: figures\n"
+    if own is None:
+        return style
+    if not own.is_file():
+        raise FileNotFoundError(f"{own}: no such file; mend `matplotlibrc` in mkdocs.yml")
+    return own.read_text(encoding="utf-8") + style
 
 
 def load(config_file: Path) -> Settings:

@@ -116,7 +116,7 @@ class _StyleSheet:
         return _COLOUR.sub(variable, value)
 
     def text(self) -> str:
-        """Write the sheet; text without a colour of its own is black in the light."""
+        """Write the sheet; what has no colour of its own is black in the light."""
         ink = self._without_literals("#000000")
         light = "".join(f"{name}:{colour};" for colour, name in self.colours.items())
         dark = "".join(f"{name}:{in_the_dark(c)};" for c, name in self.colours.items())
@@ -124,7 +124,7 @@ class _StyleSheet:
         return (
             f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
             + "".join(self.inherited)
-            + f"text{{font-family:{FONTS};fill:{ink}}}"
+            + f"svg{{fill:{ink}}}text{{font-family:{FONTS}}}"
             + rules
         )
 
