@@ -64,6 +64,7 @@ def page(
     page = context.new_page()
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("response", lambda r: None if r.ok else complaints.append(f"{r.status} {r.url}"))
     page.on("requestfailed", lambda r: complaints.append(f"failed: {r.url}"))
     page.on(
         "request",
@@ -82,7 +83,7 @@ def test_every_page_loads_whole_and_fits_its_window(
 ) -> None:
     assert len(urls(built_site)) >= 8
     for url in urls(built_site):
-        page.goto(f"{origin}/{url}/", wait_until="load")
+        page.goto(f"{origin}/{url}/", wait_until="networkidle")
         broken = page.evaluate(
             """async () => {
                 const images = [...document.querySelectorAll("article img")];
@@ -98,7 +99,7 @@ def test_every_page_loads_whole_and_fits_its_window(
 def test_the_palette_button_changes_the_figures_too(
     page: Page, origin: str, complaints: list[str]
 ) -> None:
-    page.goto(f"{origin}/", wait_until="load")
+    page.goto(f"{origin}/", wait_until="networkidle")
     figure = page.locator("img.figure").first
     figure.scroll_into_view_if_needed()
     before = figure.screenshot()
