@@ -64,7 +64,7 @@ def page(
     page = context.new_page()
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("response", lambda r: None if r.ok else complaints.append(f"{r.status} {r.url}"))
+    page.on("response", lambda r: None if r.status < 400 else complaints.append(f"{r.status} {r.url}"))
     page.on("requestfailed", lambda r: complaints.append(f"failed: {r.url}"))
     page.on(
         "request",
