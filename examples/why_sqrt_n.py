@@ -64,7 +64,8 @@ plt.show()
 
 # %% [markdown]
 # A standard deviation of 32 around 512 is what the χ² distribution with 512 degrees of freedom
-# has: √(2·512) = 32. Whoever prints 540 has drawn a long `x`; whoever prints 495, a short one.
+# has: √(2·512) = 32. Whoever prints 540, with this many columns, has drawn a long `x`; whoever
+# prints 495, a short one.
 #
 # ## Over many draws of x
 #

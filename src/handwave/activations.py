@@ -77,7 +77,8 @@ def gain(fn: Elementwise, backward: bool = False) -> float:
 
     Averaged over: z, a standard normal.
 
-    Assumes: what enters fn is Gaussian with second moment 1. The gain keeps it so.
+    Assumes: what enters fn is Gaussian with mean 0 and variance 1. With the gain it is so again
+    at the next layer, on average; whether a small error grows from there is another question.
 
     Raises:
         TypeError: fn is no function of one tensor.

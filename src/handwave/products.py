@@ -17,7 +17,7 @@ _PAIRS = 1 << 15  # of weights held by one thread at a time: they fit a core's o
 
 
 def dot_product(x: Moments, w: Moments, fan_in: float) -> Moments:
-    """Compute the law of y = Σ w_i·x_i, a sum of fan_in independent products.
+    """Compute the mean and variance of y = Σ w_i·x_i, a sum of fan_in products.
 
     E[y] = fan_in·E[w]·E[x], Var(y) = fan_in·(E[w²]·E[x²] − E[w]²·E[x]²).
 

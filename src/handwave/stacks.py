@@ -44,7 +44,8 @@ def mlp(  # noqa: PLR0913, PLR0917 - the six are what the lessons vary
     """Stack `depth` linear layers of one width, each followed by the activation.
 
     Weights are drawn from N(0, std²); without std from N(0, gain²/fan_in), which keeps the
-    second moment of the signal on its way. Biases start at zero.
+    second moment of a linear or ReLU stack, on average over draws. (For other activations 1 is
+    a fixed point of the second moment, not always a stable one.) Biases start at zero.
 
     Args:
         width: numbers that enter and leave every layer.

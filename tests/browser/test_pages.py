@@ -64,7 +64,9 @@ def page(
     page = context.new_page()
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("response", lambda r: None if r.status < 400 else complaints.append(f"{r.status} {r.url}"))
+    page.on(
+        "response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None
+    )
     page.on("requestfailed", lambda r: complaints.append(f"failed: {r.url}"))
     page.on(
         "request",
@@ -103,10 +105,7 @@ def test_the_palette_button_changes_the_figures_too(
     figure = page.locator("img.figure").first
     figure.scroll_into_view_if_needed()
     before = figure.screenshot()
-    page.evaluate(
-        """() => [...document.querySelectorAll("[data-md-component=palette] input")]
-            .find(input => !input.checked).click()"""
-    )
+    page.locator("label[title^='Switch to']:visible").click()
     page.wait_for_timeout(400)
     assert figure.screenshot() != before
     assert not complaints
