@@ -79,7 +79,8 @@ class Moments:
         Returns:
             Moments exact to 1e-9 relative (the mean: relative to the rms), up to float64's own
             range; beyond it var is inf, and below it (a spread under about 1e-160) 0. With a NaN
-            inside var is NaN; with an infinity inside and no NaN var is inf; `nonfinite` counts both.
+            inside var is NaN; with an infinity inside and no NaN var is inf; `nonfinite` counts
+            both.
 
         Averaged over: every entry of the tensor, whatever its axes mean.
 
