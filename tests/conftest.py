@@ -138,7 +138,9 @@ class Site:
             path
             for place in places
             for path in place.rglob("*")
-            if path.is_file() and (path.suffix not in known or path.name.startswith("."))
+            if path.is_file()
+            and path.parent.name != "matplotlib"  # its own files
+            and (path.suffix not in known or path.name.startswith("."))
         ]
 
 
