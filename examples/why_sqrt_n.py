@@ -57,8 +57,13 @@ fig, ax = plt.subplots()
 ax.hist(draws.numpy(), bins=60, color="C0", alpha=0.8)
 error = FAN_IN * (2 / COLUMNS) ** 0.5
 ax.axvspan(FAN_IN - error, FAN_IN + error, color="C1")
-ax.annotate("what 500,000\ncolumns add", (FAN_IN + error, 1100), (565, 1050), color="C1",
-            arrowprops={"arrowstyle": "-", "color": "C1"})
+ax.annotate(
+    "what 500,000\ncolumns add",
+    (FAN_IN + error, 1100),
+    (565, 1050),
+    color="C1",
+    arrowprops={"arrowstyle": "-", "color": "C1"},
+)
 ax.set(title="x decides what you see", xlabel="x @ x for one draw of x", ylabel="draws of x")
 plt.show()
 
@@ -82,7 +87,9 @@ for _ in range(60):
 fig, ax = plt.subplots()
 ax.plot(*zip(*points, strict=True), "o", color="C0")
 ax.axline((FAN_IN, FAN_IN), slope=1, color="C1", linewidth=1.2)
-ax.set(title="The measured variance follows x @ x", xlabel="x @ x", ylabel="variance of 2,000 outputs")
+ax.set(
+    title="The measured variance follows x @ x", xlabel="x @ x", ylabel="variance of 2,000 outputs"
+)
 plt.show()
 
 # %% [markdown]
