@@ -85,7 +85,7 @@ def test_a_block_may_stand_indented_below_a_box_a_list_or_a_tab(opening: str, in
     page = read(f"{opening}\n" + textwrap.indent(inside, " " * indent) + "\n\nIt was *1.0*.\n")
     assert page.problems == []
     (block,) = page.blocks
-    assert (block.line, block.indent, block.code) == (4, indent, "print(1)\n")
+    assert (block.line, block.indent, block.code) == (3, indent, "print(1)\n")
     assert block.output is not None
     assert block.output.text == "1\n"
     assert len(block.figures) == 2

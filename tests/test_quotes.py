@@ -34,7 +34,7 @@ def objections(quoted: str, *outputs: str) -> list[str]:
         ("1,790", "1790 rows"),
         ("1790", "1,790 rows"),
         ("12,345,678", "12345678"),
-        ("1 790", "1790"),  # a narrow space that does not break
+        ("1\u202f790", "1790"),  # a narrow space that does not break
         ("−0.25", "-0.25"),
         ("-0.25", "−0.25"),
         ("9.1×10⁻¹⁶", "9.1e-16"),
