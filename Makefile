@@ -48,5 +48,5 @@ levels: setup  ## run all blocks under each CPU capability, with 1 and 2 threads
 	done; done
 
 clean:  ## delete all that make made
-	rm -rf .venv .cache site docs/figures build .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .cache site docs/figures figures build src/*.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

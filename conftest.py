@@ -39,11 +39,7 @@ def _pages(config: pytest.Config) -> list[Path]:
     asked = [Path(argument) for argument in config.args if "::" not in argument]
     pages = [path for path in asked if path.suffix == ".md"]
     folders = [path for path in asked if path.is_dir() and any(path.rglob("*.md"))]
-    return [
-        path
-        for path in (find_pages([*pages, *folders]) if pages or folders else [])
-        if not any(part.startswith(".") for part in path.parts) and ".venv" not in path.parts
-    ]
+    return find_pages([*pages, *folders]) if pages or folders else []
 
 
 @pytest.hookimpl(wrapper=True)

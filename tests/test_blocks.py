@@ -502,7 +502,7 @@ PIECES = st.sampled_from(
     [
         "```python", "```", "```text", "````markdown", "````", "~~~", "> ```python", "  ```python",
         "  ```", "\t```python", "- ```python", "print(1)", "  print(1)", MARKER, f"  {MARKER}",
-        "![A.](figures/page/a.svg)", "![](figures/page/b.svg)", "*1.5*{.measured}", "*1.5*{.mesurd}",
+        "![A.](figures/page/a.svg)", "![](figures/page/b.svg)", "*1.5*{.measured}", "*1*{.mesurd}",
         "<!--", "-->", "<!-- x -->", "---", "words", "", " ", "\u00a0```python", "``` python", "\r",
         "```python\r", "<!--pytest-codeblocks:cont-->", "\ufeff```python", "```py", "\x0c```python",
     ]

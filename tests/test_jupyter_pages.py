@@ -31,40 +31,46 @@ def output(kind: str, inside: str) -> str:
 def test_prose_keeps_its_headings_and_loses_their_pilcrows() -> None:
     heading = '<h2 id="a">A<a class="anchor-link" href="#a">¶</a></h2>'
     prose = f'<div class="jp-RenderedMarkdown">{heading}</div>'
-    assert restyle(cell(0, prose), {}).html == '<h2 id="a">A</h2>'
+    assert restyle(cell(0, prose), {})[0] == '<h2 id="a">A</h2>'
 
 
 def test_code_becomes_what_a_fence_becomes() -> None:
-    page = restyle(cell(0, code('<span class="n">x</span> &lt; 1')), {})
-    assert '<div class="language-python highlight"><pre><span></span><code>' in page.html
-    assert '<span class="n">x</span> &lt; 1' in page.html
-    assert "twice" not in page.html
+    page, _ = restyle(cell(0, code('<span class="n">x</span> &lt; 1')), {})
+    assert '<div class="language-python highlight"><pre><span></span><code>' in page
+    assert '<span class="n">x</span> &lt; 1' in page
+    assert "twice" not in page
 
 
 def test_no_style_and_no_script_is_left() -> None:
-    page = restyle(f"<script>1</script><style>a{{}}</style>{cell(0, code('x'))}", {}).html
+    page = restyle(f"<script>1</script><style>a{{}}</style>{cell(0, code('x'))}", {})[0]
     assert "<style" not in page
     assert "<script" not in page
 
 
 def test_output_that_arrived_in_pieces_is_one() -> None:
     pieces = output("text/plain", "<pre>one\n</pre>\n") + output("text/plain", "<pre>two\n</pre>\n")
-    page = restyle(cell(0, pieces), {}).html
+    page = restyle(cell(0, pieces), {})[0]
     assert page.count("language-text") == 1
     assert "<code>one\ntwo\n</code>" in page
 
 
 def test_a_figure_becomes_a_file_of_both_schemes_with_size_and_alt() -> None:
     drawing = output("image/svg+xml", f'<img src="{IMAGE}">')
-    page = restyle(cell(3, drawing), {"cell-3": 'a "dot"'})
-    assert list(page.figures) == ["figure-1.svg"]
-    assert "prefers-color-scheme" in page.figures["figure-1.svg"]
-    assert 'alt="a &quot;dot&quot;"' in page.html
-    assert 'width="96"' in page.html
-    assert 'height="48"' in page.html
+    page, figures = restyle(cell(3, drawing), {"cell-3": 'a "dot"'})
+    assert list(figures) == ["figure-1.svg"]
+    assert "prefers-color-scheme" in figures["figure-1.svg"]
+    assert 'alt="a &quot;dot&quot;"' in page
+    assert 'width="96"' in page
+    assert 'height="48"' in page
 
 
 def test_a_figure_without_alt_text_is_refused() -> None:
     drawing = output("image/svg+xml", f'<img src="{IMAGE}">')
     with pytest.raises(ValueError, match=r'cell-3 draws; say what is to be seen: # %% alt="…"'):
         restyle(cell(3, drawing), {"cell-3": ""})
+
+
+def test_a_cell_that_writes_to_stderr_is_refused() -> None:
+    warning = output("application/vnd.jupyter.stderr", "<pre>UserWarning: old</pre>")
+    with pytest.raises(ValueError, match=r"cell-0 writes to stderr, 'UserWarning: old'"):
+        restyle(cell(0, warning), {})

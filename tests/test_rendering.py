@@ -59,3 +59,10 @@ def test_bad_tex_is_reported_with_its_text(render: Renderer) -> None:
     ((tex, message),) = render.wrong
     assert tex == r"\wrong"
     assert "bad TeX" in message
+
+
+def test_alignment_and_comparison_signs_survive_in_display(render: Renderer) -> None:
+    html = render("$$\n\\begin{aligned} a &= b \\\\ c &< d \\end{aligned}\n$$\n")
+    assert not render.wrong
+    assert html.count("<mtd") == 4
+    assert "amp;=" not in html

@@ -7,6 +7,8 @@ import difflib
 import sys
 from pathlib import Path
 
+from mkdocs.exceptions import MkDocsException
+
 from handwave_site import settings
 from handwave_site.pages import Course, bring_up_to_date, update, write_pages
 from handwave_site.runner import Runner
@@ -19,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
         site = settings.load(options.config_file)
         with Runner(site.limits) as runner:
             return _go(options, site, runner)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, MkDocsException) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -37,15 +37,16 @@ class Entry:
     cpu_seconds: float
 
 
-def stamp(folders: Iterable[Path], files: Iterable[Path] = ()) -> str:
+def stamp(folders: Iterable[Path], files: Iterable[Path] = (), limits: object = None) -> str:
     """Digest all that results depend on besides the blocks themselves.
 
     Args:
         folders: source folders; every file below counts, but for compiled ones.
         files: further files, a matplotlibrc for instance.
+        limits: what else decides how blocks run, by its `repr`.
     """
     digest = hashlib.sha256()
-    for part in (*_machine(), *_versions()):
+    for part in (*_machine(), *_versions(), repr(limits)):
         digest.update(part.encode() + b"\0")
     ours = [Path(__file__).with_name(name) for name in _OURS]
     for folder in folders:
@@ -126,6 +127,11 @@ class Cache:
     def put(self, code: str, entry: Entry) -> None:
         """Keep what a block printed and drew."""
         write_atomically(self._path(code), json.dumps(asdict(entry)).encode())
+
+    def forget(self, codes: Iterable[str]) -> None:
+        """Drop what was kept of some blocks."""
+        for code in codes:
+            self._path(code).unlink(missing_ok=True)
 
     def prune(self) -> None:
         """Forget what nothing has asked for in a month."""

@@ -11,13 +11,12 @@ from itertools import groupby
 from lxml import html as parser
 
 from handwave_site import svg
-from handwave_site.notebooks import RestyledPage
 
 _DATA = "data:image/svg+xml;base64,"
 _CELL = "cell-id="
 
 
-def restyle(page: str, alts: Mapping[str, str]) -> RestyledPage:
+def restyle(page: str, alts: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """Rewrite a rendered notebook.
 
     Code and text outputs become what Material makes of a fence; the chunks in which a cell's
@@ -27,14 +26,17 @@ def restyle(page: str, alts: Mapping[str, str]) -> RestyledPage:
         page: what mkdocs-jupyter rendered.
         alts: by cell id, what is to be seen in the cell's figure.
 
+    Returns:
+        The page, and its figures by file name.
+
     Raises:
-        ValueError: a figure has no alt text.
+        ValueError: a figure has no alt text, or a cell writes to stderr.
     """
     figures: dict[str, str] = {}
     root = parser.fragment_fromstring(f"<div>{page}</div>")
     cells = root.xpath(f"//div[starts-with(@id, '{_CELL}')]")
     parts = [part for cell in cells for part in _cell(cell, alts, figures)]
-    return RestyledPage("\n".join(parts), figures)
+    return "\n".join(parts), figures
 
 
 def _cell(
@@ -53,6 +55,9 @@ def _cell(
         elif kind == "text/plain":
             printed = "".join(output.xpath(".//pre")[0].text_content() for output in group)
             yield _code(text.escape(printed), "text")
+        elif kind == "application/vnd.jupyter.stderr":
+            said = "".join(output.text_content() for output in group).strip()
+            raise ValueError(f"{name} writes to stderr, {said[-200:]!r}; mend its cause")
         else:
             yield from (_inner(output) for output in group)
 

@@ -119,7 +119,7 @@ def _restyle(html: str, notebook: Path) -> RestyledPage:
     from handwave_site.jupyter_pages import restyle  # noqa: PLC0415 - lxml, only when it changed
 
     try:
-        return restyle(html, alts)
+        return RestyledPage(*restyle(html, alts))
     except ValueError as error:
         raise Abort(f"examples/{notebook.stem}.py: {error}") from None
 

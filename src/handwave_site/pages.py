@@ -6,17 +6,22 @@ page and line, and leaves the results of every other block standing.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mkdocs.utils import is_markdown_file
+
 from handwave_site import svg
 from handwave_site.blocks import MARKER, Block, Page, Problem, read_page
-from handwave_site.cache import Cache, Entry, stamp, write_atomically
+from handwave_site.cache import Cache, Entry, write_atomically
 from handwave_site.quotes import check_quotes
 from handwave_site.runner import Ran, Runner
 from handwave_site.settings import Settings
+
+_LONGEST = 120  # characters of an output that a message shows
 
 
 @dataclass
@@ -26,7 +31,6 @@ class Course:
     pages: list[Page]
     entries: dict[int, Entry] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    ran: int = 0
 
     def entry(self, block: Block) -> Entry | None:
         """Find what a block printed and drew, or None where it failed."""
@@ -46,23 +50,32 @@ class Course:
 def find_pages(paths: Iterable[Path]) -> list[Path]:
     """List the Markdown files named, and those in the folders named, each once.
 
+    Hidden files and folders are left out, as MkDocs does; links to folders are followed.
+
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: a file is not Markdown, or there is no page at all.
+        ValueError: a file is not Markdown, or not named .md, or there is no page at all.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in paths:
-        if path.is_dir():
-            found.update(dict.fromkeys(sorted(path.rglob("*.md"))))
-        elif not path.exists():
+        if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
-        elif path.suffix != ".md":
-            raise ValueError(f"{path}: not a Markdown page; name .md files or folders of them")
-        else:
-            found[path] = None
+        for page in _below(path) if path.is_dir() else [path]:
+            if page.suffix != ".md":
+                raise ValueError(f"{page}: not a Markdown page; name .md files or their folders")
+            found.setdefault(page.resolve(), page)
     if not found:
         raise ValueError("no page found; name .md files or folders that hold some")
-    return list(found)
+    return list(found.values())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """List the Markdown files of a folder, whatever Markdown ending they have."""
+    for name, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for file in sorted(files):
+            if is_markdown_file(file) and not file.startswith("."):
+                yield Path(name, file)
 
 
 def bring_up_to_date(
@@ -80,11 +93,14 @@ def bring_up_to_date(
         The course; `course.problems` is empty if and only if everything is as the pages say.
     """
     course = Course([read_page(path) for path in find_pages(paths)])
-    cache = Cache(settings.cache / "blocks", stamp(settings.watch, settings.files))
+    cache = Cache(settings.cache / "blocks", settings.stamp())
     sound = [page for page in course.pages if not page.problems]
     blocks = [block for page in sound for block in page.blocks]
     stale = _recall(course, cache, blocks) if use_cache else blocks
-    _run(course, cache, stale, runner)
+    if stale:
+        _run(course, cache, stale, runner)
+        if settings.stamp() != cache.stamp:
+            cache.forget(block.code for block in stale)  # they may have seen either source
     for page in sound:
         _compare(course, page)
         _write_figures(course, page)
@@ -104,8 +120,6 @@ def _recall(course: Course, cache: Cache, blocks: list[Block]) -> list[Block]:
 
 
 def _run(course: Course, cache: Cache, blocks: list[Block], runner: Runner) -> None:
-    if not blocks:
-        return
     from tqdm import tqdm  # noqa: PLC0415 - only when there is progress to show
 
     pages = {page.path: page for page in course.pages}
@@ -124,7 +138,6 @@ def _run(course: Course, cache: Cache, blocks: list[Block], runner: Runner) -> N
             progress.update()
 
         runner.run([(block.line, block.code) for block in blocks], done)
-    course.ran = len(blocks)
     cache.prune()
     print(f"{len(blocks)} blocks run, slowest {slowest[1]} {slowest[0]:.1f} s", file=sys.stderr)
 
@@ -140,7 +153,7 @@ def _settle(course: Course, cache: Cache, page: Page, block: Block, ran: Ran) ->
             for name, picture in ran.files.items()
             if name.endswith(".svg") and "/" not in name
         }
-    except ValueError as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         page.report(block.line, f"this block saves a picture that cannot be shown: {error}")
         return
     left = [name for name in ran.files if name not in figures]
@@ -167,8 +180,12 @@ def _compare(course: Course, page: Page) -> None:
 
 def _compare_output(page: Page, block: Block, printed: str) -> None:
     said = block.output
-    if not _fits_a_fence(printed):
-        page.report(block.line, "an output ends with a new line and holds no ```; print it so")
+    if not _fits_a_fence(block, printed):
+        page.report(
+            block.line,
+            "an output ends with a new line and holds no ``` and no carriage return, and an"
+            " indented one no blank line; print it so",
+        )
     elif printed and said is None:
         page.report(
             block.line,
@@ -183,8 +200,13 @@ def _compare_output(page: Page, block: Block, printed: str) -> None:
 def _first_difference(first: int, said: str, printed: str) -> tuple[int, str]:
     ours, theirs = said.split("\n"), printed.split("\n")
     i = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0)
-    a, b = (lines[i].strip() if i < len(lines) else "" for lines in (ours, theirs))
-    return first + 1 + i, f'the page says {a!r}, the block prints {b!r}; run "make update"'
+    a, b = (_shortened(lines[i]) if i < len(lines) else "''" for lines in (ours, theirs))
+    return first + 1 + i, f'the page says {a}, the block prints {b}; run "make update"'
+
+
+def _shortened(line: str) -> str:
+    text = repr(line)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _compare_figures(page: Page, block: Block, saved: list[str]) -> None:
@@ -250,14 +272,16 @@ def updated_text(course: Course, page: Page) -> str:
     lines = page.text.split("\n")
     for block in reversed(page.blocks):  # bottom up, so that line numbers above stay true
         entry = course.entry(block)
-        if entry is not None and _fits_a_fence(entry.stdout):
+        if entry is not None and _fits_a_fence(block, entry.stdout):
             first, last, fence = _replacement(block, entry.stdout)
             lines[first:last] = fence
     return "\n".join(lines)
 
 
-def _fits_a_fence(printed: str) -> bool:
-    return not printed or (printed.endswith("\n") and "```" not in printed)
+def _fits_a_fence(block: Block, printed: str) -> bool:
+    blank = block.indent > 0 and "" in map(str.strip, printed.split("\n")[:-1])
+    odd = blank or "```" in printed or "\r" in printed
+    return not printed or (printed.endswith("\n") and not odd)
 
 
 def _replacement(block: Block, printed: str) -> tuple[int, int, list[str]]:
@@ -281,4 +305,5 @@ def write_pages(course: Course, texts: dict[Path, str]) -> None:
         raw = path.read_bytes().decode("utf-8")
         if raw.replace("\r\n", "\n") != before[path]:
             raise RuntimeError(f"{path}: changed while its blocks ran; run update again")
-        write_atomically(path, (text.replace("\n", "\r\n") if "\r\n" in raw else text).encode())
+        content = text.replace("\n", "\r\n") if "\r\n" in raw else text
+        write_atomically(path.resolve(), content.encode())

@@ -14,7 +14,6 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from handwave_site import notebooks, serving, settings
-from handwave_site.cache import stamp
 from handwave_site.mathml import MathRenderer
 from handwave_site.pages import Course, bring_up_to_date
 from handwave_site.rendering import SiteExtension
@@ -35,7 +34,11 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
     def on_config(self, config: MkDocsConfig) -> MkDocsConfig:
         """Resolve the options; add to Markdown and to mkdocs-jupyter what they need."""
         root = Path(config.config_file_path).resolve().parent
-        self.settings = settings.from_options(self.config, root)
+        try:
+            self.settings = settings.from_options(self.config, root)
+            key = self.settings.stamp()
+        except (OSError, ValueError) as error:
+            raise Abort(str(error)) from None
         self.errors: list[str] = []
         self.extension = SiteExtension(
             MathRenderer(self.settings.cache / "math"), self._report_formula
@@ -44,7 +47,6 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
         config.watch.extend(str(folder) for folder in self.settings.watched)
         jupyter = config.plugins.get("mkdocs-jupyter")
         if jupyter is not None and self.settings.examples is not None:
-            key = stamp(self.settings.watch, self.settings.files)
             notebooks.prepare(jupyter.config, self.settings, key)
         return config
 
@@ -56,10 +58,11 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
         try:
             docs = serving.shorten(Path(config.docs_dir))
             self.course = bring_up_to_date([docs], self.settings, self.runner)
-        except (FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise Abort(str(error)) from None
         self._tell(self.course)
 
+    @event_priority(50)  # before mkdocs-jupyter looks for notebooks
     def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:
         """Add the examples."""
         root = str(notebooks.folder(self.settings))

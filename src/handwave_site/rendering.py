@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,20 +52,22 @@ class _Finish(Treeprocessor):
             return
         path = page.parent / link
         if path.is_file():
-            width, height = svg.size(path.read_text(encoding="utf-8"))
+            try:
+                width, height = svg.size(path.read_text(encoding="utf-8"))
+            except ValueError:
+                return  # a picture of somebody else's making
             image.set("width", str(width))
             image.set("height", str(height))
-            image.set("class", "figure")
+            image.set("class", f"{image.get('class', '')} figure".strip())
 
     def _formula(self, element: Element) -> None:
         tex = (element.text or "").strip()
         display = tex.startswith(r"\[")
-        tex = tex.removeprefix(r"\[" if display else r"\(").removesuffix(
-            r"\]" if display else r"\)"
-        )
+        tex = tex[2:-2].strip()  # without its delimiters
+        tex = html.unescape(tex) if display else tex  # arithmatex escapes what is displayed
         try:
-            html = self.extension.math.render(tex.strip(), display=display)
+            rendered = self.extension.math.render(tex, display=display)
         except ValueError as error:
-            self.extension.report(tex.strip(), str(error))
+            self.extension.report(tex, str(error))
             return
-        element.text = self.md.htmlStash.store(html)
+        element.text = self.md.htmlStash.store(rendered)

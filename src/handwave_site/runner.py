@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,7 +167,7 @@ def _environment(limits: Limits) -> dict[str, str]:
     """Make the warm parent's environment: one thread a block, no screen, no stray options."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **os.environ}
     environment.update(MPLBACKEND="Agg", PYTHONUTF8="1", **dict(limits.environment))
-    for name in ("PYTHONWARNINGS", "PYTHONSTARTUP", "PYTHONINSPECT"):
+    for name in ("PYTHONWARNINGS", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONOPTIMIZE"):
         environment.pop(name, None)
     return environment
 
@@ -177,11 +176,3 @@ def _usable_cores() -> Sequence[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return range(os.cpu_count() or 1)
-
-
-def warm_up_time(limits: Limits) -> float:
-    """Measure how long a warm parent takes from its start to its first empty block, in seconds."""
-    begin = time.perf_counter()
-    with Runner(limits) as runner:
-        runner.run([(1, "")], lambda *_: None)
-    return time.perf_counter() - begin

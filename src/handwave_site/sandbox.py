@@ -85,6 +85,8 @@ class _Ending:
 
     job: Job | None = None
     pid = 0
+    returned = False
+    leave = staticmethod(os._exit)  # whatever the block makes of os._exit
     times: ClassVar[dict[str, float]] = {}
 
 
@@ -95,9 +97,11 @@ def _write_ending(failure: str | None = None, line: int = 0) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if os.getpid() == _Ending.pid:  # a process that the block forked has no say
-        ending = {"failure": failure, "line": line, **_Ending.times}
+        ending = {"failure": failure, "line": line, "returned": _Ending.returned}
+        ending.update(_Ending.times)
         job.path("ending.json").write_text(json.dumps(ending), encoding="utf-8")
-    os._exit(0)
+    _Ending.job = None
+    _Ending.leave(0)
 
 
 def run_block(job: Job) -> None:
@@ -167,11 +171,13 @@ def _execute(job: Job) -> None:
     main.__file__ = str(job.script)
     sys.modules["__main__"] = main
     sys.argv = [str(job.script)]
-    code = compile(job.script.read_text(encoding="utf-8"), str(job.script), "exec")
+    source = job.script.read_text(encoding="utf-8")
+    code = compile(source, str(job.script), "exec", dont_inherit=True)
     begin, cpu = time.perf_counter(), time.process_time()
     exec(code, main.__dict__)
     _Ending.times["seconds"] = time.perf_counter() - begin
     _Ending.times["cpu_seconds"] = time.process_time() - cpu
+    _Ending.returned = True
 
 
 def _line_of(error: BaseException, job: Job) -> int:
@@ -199,10 +205,15 @@ atexit.register(_write_ending)
 def adopt_orphans() -> None:
     """Become the parent of every orphan below this process, so that none escapes (Linux)."""
     if sys.platform == "linux":
-        pr_set_child_subreaper, pr_set_pdeathsig = 36, 1
-        libc = ctypes.CDLL(None)
-        libc.prctl(pr_set_child_subreaper, 1, 0, 0, 0)
-        libc.prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
+        pr_set_child_subreaper = 36
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
+
+def die_with_parent(how: signal.Signals) -> None:
+    """Ask for a signal when the parent of this process ends (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, how, 0, 0, 0)
 
 
 def supervise(job: Job, pid: int) -> Result:
@@ -244,14 +255,15 @@ def end_descendants() -> None:
 
 def _judge(job: Job, code: int | None, timed_out: bool, left: list[str]) -> Result:
     result = Result(stdout=_read(job.path("stdout")), files=_files(job.work), line=job.line)
-    ending = _read(job.path("ending.json"))
-    if ending:
-        vars(result).update(json.loads(ending))
-        result.line = result.line or job.line
+    ending = json.loads(_read(job.path("ending.json")) or "{}")
+    returned = ending.pop("returned", False)
+    vars(result).update(ending)
+    result.line = result.line or job.line
     if timed_out:
         result.failure = f"the block ran longer than {job.time_limit:g} s and was ended"
         result.line = _traced_line(job)
-    elif not ending:
+        result.seconds = job.time_limit
+    elif not (returned or result.failure):
         result.failure = f"the block {_ended(code)} before control came back after its last line"
         result.line = _traced_line(job)
     elif left and not result.failure:
@@ -263,7 +275,8 @@ def _judge(job: Job, code: int | None, timed_out: bool, left: list[str]) -> Resu
 
 def _ended(code: int | None) -> str:
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
+        known = {int(number): number.name for number in signal.Signals}
+        name = known.get(-code, f"signal {-code}")
         hint = ", as when memory runs out," if name == "SIGKILL" else ""
         return f"was killed by {name}{hint}"
     return f"ended its process with status {code}"
@@ -275,7 +288,7 @@ def _judge_stderr(job: Job, result: Result) -> None:
         return
     place = re.search(re.escape(str(job.script)) + r":(\d+): (.*)", stderr)
     result.line = int(place[1]) if place else job.line
-    message = place[2] if place else stderr.split("\n")[0]
+    message = place[2] if place else stderr.split("\n")[-1]
     result.failure = f"the block writes to stderr, {message!r}; mend its cause"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from mkdocs.livereload import LiveReloadServer
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 
 from handwave_site.blocks import Problem
+from handwave_site.fences import front_matter
 from handwave_site.pages import Course, updated_text
 
 
@@ -24,8 +26,9 @@ def shorten(path: Path) -> Path:
 def locate(path: Path, tex: str, message: str) -> str:
     """Name page and line of a formula."""
     text = path.read_text(encoding="utf-8")
-    before = text.partition(tex.partition("\n")[0])[0]
-    return str(Problem(shorten(path), before.count("\n") + 1, message))
+    found = re.search(re.escape(tex.partition("\n")[0]) + r"(?!\w)", text)
+    line = text[: found.start()].count("\n") + 1 if found else 1
+    return str(Problem(shorten(path), line, message))
 
 
 def with_problems(course: Course, path: Path) -> str | None:
@@ -38,7 +41,7 @@ def with_problems(course: Course, path: Path) -> str | None:
     if page is None or not page.problems:
         return None
     lines = updated_text(course, page).split("\n")
-    start = lines.index("---", 1) + 1 if lines[0] == "---" else 0
+    start = front_matter(page.text)
     notice = [f"    - line {problem.line}: {problem.message}" for problem in page.problems]
     lines[start:start] = ["", '!!! failure "This page does not say what its blocks say"', ""]
     lines[start + 3 : start + 3] = [*notice, ""]
@@ -50,7 +53,7 @@ def ignore_figures(server: LiveReloadServer) -> None:
     schedule = server.observer.schedule
 
     def schedule_filtered(handler: FileSystemEventHandler, path: str, **options: Any) -> Any:
-        return schedule(_Filtered(handler), path, **options)
+        return schedule(_Filtered(handler, Path(path)), path, **options)
 
     server.observer.schedule = schedule_filtered  # type: ignore[method-assign]
     for path in list(server._watched_paths):  # those that MkDocs watches already
@@ -61,11 +64,13 @@ def ignore_figures(server: LiveReloadServer) -> None:
 class _Filtered(FileSystemEventHandler):
     """Passes on the events that a person causes."""
 
-    def __init__(self, handler: FileSystemEventHandler) -> None:
+    def __init__(self, handler: FileSystemEventHandler, root: Path) -> None:
         super().__init__()
         self.handler = handler
+        self.root = root
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        parts = Path(os.fsdecode(event.src_path)).parts
+        path = Path(os.fsdecode(event.src_path))
+        parts = path.relative_to(self.root).parts if path.is_relative_to(self.root) else ()
         if "figures" not in parts and "__pycache__" not in parts:
             self.handler.on_any_event(event)

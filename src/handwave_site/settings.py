@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 from mkdocs.config import base, config_options
 from mkdocs.utils.yaml import get_yaml_loader, yaml_load
 
-from handwave_site.cache import write_atomically
+from handwave_site.cache import stamp, write_atomically
 from handwave_site.runner import Limits
 
 NAME = "handwave_site"
@@ -48,6 +49,10 @@ class Settings:
     cache: Path
     examples: Path | None
 
+    def stamp(self) -> str:
+        """Digest all that results depend on besides the blocks themselves."""
+        return stamp(self.watch, self.files, (self.limits.seconds, self.limits.memory))
+
     @property
     def watched(self) -> tuple[Path, ...]:
         """Folders outside docs/ in which a change calls for another build."""
@@ -56,6 +61,9 @@ class Settings:
 
 def from_options(options: Options, root: Path) -> Settings:
     """Resolve the options against the folder of mkdocs.yml."""
+    for name in ("time_limit", "memory_limit"):
+        if not 0 < getattr(options, name) < math.inf:
+            raise ValueError(f"{NAME}: {name} must be a number above 0, got {options[name]}")
     cache = root / options.cache_dir
     style = _figure_style(None if options.matplotlibrc is None else root / options.matplotlibrc)
     matplotlibrc = cache / "matplotlib" / "matplotlibrc"
@@ -75,7 +83,7 @@ def from_options(options: Options, root: Path) -> Settings:
 
 def _figure_style(own: Path | None) -> str:
     """Add to the project's matplotlibrc what every figure needs: text as text, the same ids."""
-    style = "svg.fonttype: none\nsvg.hashsalt: figures\n"
+    style = "\nsvg.fonttype: none\nsvg.hashsalt: figures\n"
     if own is None:
         return style
     if not own.is_file():
@@ -97,6 +105,8 @@ def load(config_file: Path) -> Settings:
         )
     with config_file.open("rb") as file:
         values = yaml_load(file, _Lenient)
+    if not isinstance(values, dict) or not isinstance(values.get("plugins") or [], list | dict):
+        raise ValueError(f"{config_file}: not a configuration of MkDocs with a list of plugins")
     options: Any = Options(config_file_path=str(config_file))
     options.load_dict(_own(values.get("plugins") or []))
     errors, warnings = options.validate()
@@ -109,6 +119,7 @@ def load(config_file: Path) -> Settings:
 _safe: Any = yaml.SafeLoader
 _Lenient: Any = get_yaml_loader(_safe)
 _Lenient.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+_Lenient.add_constructor("!relative", lambda *_: None)
 
 
 def _own(plugins: list[Any] | dict[str, Any]) -> dict[str, Any]:
@@ -116,5 +127,8 @@ def _own(plugins: list[Any] | dict[str, Any]) -> dict[str, Any]:
         plugins = [{name: options} for name, options in plugins.items()]
     for plugin in plugins:
         if isinstance(plugin, dict) and NAME in plugin:
-            return plugin[NAME] or {}
+            own = plugin[NAME] or {}
+            if not isinstance(own, dict):
+                raise ValueError(f"{NAME} in mkdocs.yml: expected options by name, got {own!r}")
+            return own
     return {}

@@ -15,10 +15,13 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 from handwave_site.sandbox import (
     Job,
+    Result,
     adopt_orphans,
+    die_with_parent,
     end_descendants,
     load_job,
     run_block,
@@ -38,6 +41,9 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     start = _spawn if "--no-fork" in arguments or not hasattr(os, "fork") else _fork
     answers, parent = _claim_stdout(), os.getpid()
+    if start is _fork:
+        adopt_orphans()
+        signal.signal(signal.SIGCHLD, lambda *_: _reap(answers))
     try:
         while line := sys.stdin.readline():
             start(load_job(line), answers)
@@ -62,20 +68,25 @@ def _import(module: str) -> None:
                 raise  # a project without torch or matplotlib has nothing to warm
 
 
-_supervisors: list[int] = []
+_supervisors: dict[int, Job] = {}
 
 
 def _fork(job: Job, answers: int) -> None:
     """Fork a supervisor, which forks the block: whatever the block orphans, it adopts."""
-    _reap()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until it is noted
     pid = os.fork()
     if pid:
-        _supervisors.append(pid)
+        _supervisors[pid] = job
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     signal.signal(signal.SIGTERM, _abandon)
+    die_with_parent(signal.SIGTERM)
     adopt_orphans()
     child = os.fork()
     if child == 0:
+        die_with_parent(signal.SIGKILL)
         os.close(answers)
         run_block(job)
     _answer(job, child, answers)
@@ -93,7 +104,16 @@ def _spawn(job: Job, answers: int) -> None:
 
 
 def _answer(job: Job, pid: int, answers: int) -> None:
-    result = supervise(job, pid)
+    try:
+        result = supervise(job, pid)
+    except Exception as error:
+        end_descendants()
+        result = Result(failure=f"the block could not be judged: {error!r}", line=job.line)
+    _send(job, result, answers)
+
+
+def _send(job: Job, result: Result, answers: int) -> None:
+    Path(job.folder).mkdir(parents=True, exist_ok=True)  # the block may have deleted it
     job.path("result.json").write_text(write_line(result), encoding="utf-8")
     os.write(answers, f"{job.number}\n".encode())
 
@@ -103,13 +123,20 @@ def _abandon(*_: object) -> None:
     os._exit(1)
 
 
-def _reap() -> None:
-    for pid in list(_supervisors):
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            _supervisors.remove(pid)
+def _reap(answers: int) -> None:
+    """Answer for supervisors that ended without an answer of their own."""
+    for pid, job in list(_supervisors.items()):
+        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            continue  # this very handler, called once more meanwhile, had it
+        if ended and _supervisors.pop(pid, None) and status:
+            message = "the block ended the process that watches it; let it alone"
+            _send(job, Result(failure=message, line=job.line), answers)
 
 
 def _end_supervisors() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for pid in _supervisors:
         try:
             os.kill(pid, signal.SIGTERM)

@@ -20,7 +20,7 @@ import pytest
 
 from handwave_site import settings
 from handwave_site.blocks import read_page
-from handwave_site.cache import Cache, stamp
+from handwave_site.cache import Cache
 from handwave_site.runner import Runner
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def example(project: Path) -> float:
 
 
 def blocks_cpu(project: Path, site: settings.Settings) -> float:
-    cache = Cache(site.cache / "blocks", stamp(site.watch, site.files))
+    cache = Cache(site.cache / "blocks", site.stamp())
     blocks = [b for path in sorted((project / "docs").glob("*.md")) for b in read_page(path).blocks]
     entries = [cache.get(block.code) for block in blocks]
     return sum(entry.cpu_seconds for entry in entries if entry)
