@@ -126,7 +126,7 @@ def _cores() -> int:
 
 def _fill(out: np.ndarray, row: np.ndarray, scale: float, seed: int) -> None:
     """Fill one stream's share of the answer, block by block, from its own generator."""
-    bits = np.random.SFC64(seed)
+    bits = np.random.Generator(np.random.SFC64(seed))
     out[:] = 0
     pairs = (len(row) + 1) // 2
     upper, lower = row[:pairs], row[pairs:]  # lower is one shorter where fan_in is odd
@@ -151,7 +151,7 @@ def _product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def _normals(
-    bits: np.random.SFC64, shape: tuple[int, int], dtype: np.dtype
+    bits: np.random.Generator, shape: tuple[int, int], dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw two blocks of independent standard normals.
 
@@ -162,7 +162,9 @@ def _normals(
         Box & Muller 1958, "A note on the generation of random normal deviates".
     """
     count, half_range = shape[0] * shape[1], 2.0 ** (8 * dtype.itemsize - 1)
-    integers = bits.random_raw(2 * count * dtype.itemsize // 8).view(f"i{dtype.itemsize}")
+    # Generator.integers lets go of the interpreter's lock, and random_raw does not.
+    words = bits.integers(0, 2**64, 2 * count * dtype.itemsize // 8, dtype=np.uint64)
+    integers = words.view(f"i{dtype.itemsize}")
     radius, angle = integers.astype(dtype).reshape(2, *shape)
     # The absolute value of an integer keeps its digits near 0, where the logarithm needs them.
     np.abs(radius, out=radius)

@@ -292,7 +292,7 @@ def _replacement(block: Block, printed: str) -> tuple[int, int, list[str]]:
     if said is not None and printed:
         return said.first, said.last - 1, body
     if said is not None:
-        return said.marker - 1, said.last, []
+        return block.last, said.last, []
     if not printed:
         return block.last, block.last, []
     return block.last, block.last, ["", lead + MARKER, f"{lead}```text", *body, f"{lead}```"]

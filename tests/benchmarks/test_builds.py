@@ -138,13 +138,13 @@ def server(project: Path, cold: float) -> Iterator[Callable[[], float]]:
     original = page.read_text(encoding="utf-8")
 
     def wait_for(text: str, count: int) -> str:
-        deadline = time.monotonic() + 120
+        deadline, content = time.monotonic() + 120, ""
         while time.monotonic() < deadline:
             content = (project / "serve.log").read_text(encoding="utf-8")
             if content.count(text) >= count:
                 return content
             time.sleep(0.02)
-        raise AssertionError(f"no {text!r} within two minutes")
+        raise AssertionError(f"no {text!r} within two minutes: {content[-2000:]}")
 
     def edit() -> float:
         seen = (project / "serve.log").read_text(encoding="utf-8").count("Documentation built")
