@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -60,7 +61,9 @@ class Runner:
 
     def start(self) -> None:
         """Start the warm parent without waiting until it is warm."""
-        if self._parent is None or self._parent.poll() is not None:
+        if self._parent is not None and self._parent.poll() is not None:
+            self.close()  # it died
+        if self._parent is None:
             flags = [] if self.limits.fork else ["--no-fork"]
             self._parent = subprocess.Popen(
                 [sys.executable, "-P", "-m", "handwave_site.warm", *flags, *self.limits.preload],
@@ -77,7 +80,8 @@ class Runner:
             return
         for stream in (parent.stdin, parent.stdout):
             if stream is not None:
-                stream.close()  # it reads the end of its jobs, ends what runs, and exits
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()  # it reads the end of its jobs, ends what runs, and exits
         try:
             parent.wait(timeout=10)
         except subprocess.TimeoutExpired:

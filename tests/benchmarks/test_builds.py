@@ -147,11 +147,11 @@ def server(project: Path, cold: float) -> Iterator[Callable[[], float]]:
         raise AssertionError(f"no {text!r} within two minutes: {content[-2000:]}")
 
     def edit() -> float:
-        seen = (project / "serve.log").read_text(encoding="utf-8").count("Documentation built")
+        seen = (project / "serve.log").read_text(encoding="utf-8").count("Reloading browsers")
         edits = page.read_text(encoding="utf-8").count("# edited")
         text = original.replace("```python\n", f"```python\n{'# edited' * (edits + 1)}\n", 1)
         page.write_text(text, encoding="utf-8")
-        content = wait_for("Documentation built", seen + 1)
+        content = wait_for("Reloading browsers", seen + 1)
         return float(re.findall(r"Documentation built in ([\d.]+) seconds", content)[-1])
 
     try:
