@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
+import markdown
 import pytest
 from watchdog.events import FileModifiedEvent, FileSystemEvent, FileSystemEventHandler
 
@@ -35,6 +37,17 @@ def test_a_page_that_is_not_shows_its_outputs_as_they_are_now_and_says_so(tmp_pa
     assert text is not None
     assert "```text\n1\n```" in text
     assert "- line 9: the page says '2'" in text
+
+
+def test_a_problem_is_read_as_words_whatever_markup_it_speaks_of(tmp_path: Path) -> None:
+    found = course(tmp_path / "a.md", PAGE)
+    message = f"write {MARKER} or ![what is *to be* seen](figures/a/_a_.svg), not ```py `x` $x$"
+    found.pages[0].report(9, message)
+    text = serving.with_problems(found, tmp_path / "a.md")
+    assert text is not None
+    shown = markdown.markdown(text, extensions=["admonition", "pymdownx.superfences"])
+    assert message in html.unescape(shown)
+    assert "<img" not in shown
 
 
 @pytest.mark.parametrize("front", ["---\ntitle: A\n---\n", "---\ntitle: A\n...\n"])

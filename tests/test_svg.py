@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -87,6 +88,29 @@ def test_the_same_figure_gives_the_same_bytes(picture: str) -> None:
     assert "metadata" not in picture
 
 
+def test_another_process_draws_the_same_bytes(picture: str) -> None:
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "import pathlib, sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_svg\n"
+        "sys.stdout.buffer.write(test_svg.two_schemes(test_svg.draw()).encode())"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout.decode()
+        for seed in ("1", "2")
+    }
+    assert seen == {picture}
+
+
 def test_references_still_lead_somewhere(picture: str) -> None:
     ids = set(re.findall(r' id="([^"]+)"', picture))
     used = set(re.findall(r"url\(#([^)]+)\)", picture)) | set(
@@ -95,13 +119,28 @@ def test_references_still_lead_somewhere(picture: str) -> None:
     assert used == ids
 
 
+def test_a_picture_drawn_by_hand_says_its_size_too() -> None:
+    drawn = b'<svg xmlns="http://www.w3.org/2000/svg" height="30pt" id="a" width="40px"/>'
+    assert size(two_schemes(drawn)) == (40, 40)
+
+
 def test_it_is_well_formed_and_says_its_size_in_pixels(picture: str) -> None:
     root = ElementTree.fromstring(picture)
     assert (root.get("width"), root.get("height")) == ("384", "288")
     assert size(picture) == (384, 288)
 
 
-@pytest.mark.parametrize("content", [b"", b"no", b"<html/>", b'<svg xmlns="x" width="1"/>'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no",
+        b"<html/>",
+        b'<svg xmlns="x" width="1" height="1"/>',
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="1"/>',
+        b'<svg xmlns="http://www.w3.org/2000/svg" height="1"/>',
+    ],
+)
 def test_what_is_no_picture_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="not an SVG picture"):
         two_schemes(content)

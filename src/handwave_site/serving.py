@@ -42,10 +42,15 @@ def with_problems(course: Course, path: Path) -> str | None:
         return None
     lines = updated_text(course, page).split("\n")
     start = front_matter(page.text)
-    notice = [f"    - line {problem.line}: {problem.message}" for problem in page.problems]
+    notice = [f"    - line {problem.line}: {_plain(problem.message)}" for problem in page.problems]
     lines[start:start] = ["", '!!! failure "This page does not say what its blocks say"', ""]
     lines[start + 3 : start + 3] = [*notice, ""]
     return "\n".join(lines)
+
+
+def _plain(message: str) -> str:
+    """Keep Markdown from reading a message as markup: it speaks of markers, links and fences."""
+    return re.sub(r"[^A-Za-z0-9\s'\",.;:/()-]", lambda mark: f"&#{ord(mark[0])};", message)
 
 
 def ignore_figures(server: LiveReloadServer) -> None:

@@ -62,7 +62,7 @@ def _parse(picture: bytes) -> Element:
         root = ElementTree.fromstring(picture)
     except ElementTree.ParseError as error:
         raise ValueError(f"not an SVG picture: {error}") from None
-    if root.tag != f"{{{_SVG}}}svg" or not root.get("width"):
+    if root.tag != f"{{{_SVG}}}svg" or not (root.get("width") and root.get("height")):
         raise ValueError("not an SVG picture with a width and a height")
     return root
 
@@ -200,7 +200,7 @@ def _rename_ids(root: Element) -> None:
 
 def _set_size(root: Element) -> None:
     for name in ("width", "height"):
-        value = root.get(name, "0")
+        value = root.attrib.pop(name)  # set again, they stand side by side, as `size` reads them
         scale = _PT_TO_PX if value.endswith("pt") else 1
         root.set(name, str(round(float(value.rstrip("ptx")) * scale)))
 
