@@ -150,3 +150,79 @@ def test_what_is_no_page_is_a_misuse_named_in_a_line(site: Any, named: list[str]
     assert status == 2
     assert "Traceback" not in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False], ids=["last line ended", "last line open"])
+def test_update_leaves_every_other_byte_alone(site: Any, end: str, last: bool) -> None:
+    text = page("print(1.5)", output("1.4\n")) + "\nMore.\n\n```python\nprint(2.5)\n```\n"
+    text = text if last else text.removesuffix("\n")
+    path = site.page(text.replace("\n", end))
+    assert site.command("update", "docs")[0] == 0
+    wanted = text.replace("1.4", "1.5").removesuffix("\n") + "\n" + output("2.5\n")
+    wanted = wanted if last else wanted.removesuffix("\n")
+    assert path.read_bytes().decode() == wanted.replace("\n", end)
+    assert site.run()[0] == 0
+
+
+def test_update_refuses_a_page_that_changed_while_its_blocks_ran(site: Any) -> None:
+    change = f"from pathlib import Path\nPath({str(site.docs / 'index.md')!r}).write_text('mine')"
+    path = site.page(page(f"{change}\nprint(1.5)"))
+    status, _, said = site.command("update", "docs")
+    assert status == 2
+    assert "changed while its blocks ran; run update again" in said
+    assert path.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_watched_file_makes_every_result_stale_and_back_none(tmp_path: Path, site: Any) -> None:
+    source = site.root / "src"
+    source.mkdir()
+    (source / "a.py").write_text("x = 1", encoding="utf-8")
+    site.options["watch"] = ["src"]
+    site.configure()
+    site.page(page("print(1.5)", output("1.5\n")))
+    assert "1 blocks run" in site.run()[1]
+    assert site.run() == (0, "")
+    (source / "a.py").write_text("x = 2", encoding="utf-8")
+    assert "1 blocks run" in site.run()[1]
+    (source / "a.py").write_text("x = 1", encoding="utf-8")
+    assert site.run() == (0, "")
+
+
+def test_a_source_that_changes_during_a_run_spoils_its_results(site: Any) -> None:
+    source = site.root / "src"
+    source.mkdir()
+    site.options["watch"] = ["src"]
+    site.configure()
+    site.page(page(f"from pathlib import Path\nPath({str(source / 'a.py')!r}).touch()"))
+    assert "1 blocks run" in site.run()[1]
+    assert "1 blocks run" in site.run()[1]
+    assert site.run() == (0, "")
+
+
+def test_a_failure_is_never_kept(site: Any) -> None:
+    site.page(page("1 / 0"))
+    for _ in range(2):
+        status, said = site.run()
+        assert status == 1
+        assert "1 blocks run" in said
+    assert site.kept() == {}
+
+
+def test_a_difference_is_shown_where_it_begins_blanks_included(site: Any, problems_in: Any) -> None:
+    site.page(page("print('a')\nprint('b ')", output("a\nb\n")))
+    ((_, line, message),) = problems_in(site.run()[1])
+    assert line == 11
+    assert "the page says 'b', the block prints 'b '" in message
+
+
+def test_figures_stand_in_the_order_saved(site: Any, picture: str, problems_in: Any) -> None:
+    save = "open('{}.svg', 'w').write(SVG)".replace("SVG", repr(picture))
+    code = f"import time\n{save.format('a')}\ntime.sleep(0.05)\n{save.format('b')}"
+    shown = "\n![A.](figures/index/{}.svg)\n\n![B.](figures/index/{}.svg)\n"
+    site.page(page(code, shown.format("b", "a")))
+    ((_, line, message),) = problems_in(site.run()[1])
+    assert line == 10
+    assert message == "show the figures in the order saved: a.svg, b.svg"
+    site.page(page(code, shown.format("a", "b")))
+    assert site.run()[0] == 0
