@@ -93,15 +93,14 @@ class Site:
             raise result.exception
         return result.exit_code, result.output
 
-    def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+    def start(self, *command: str, stderr: Any = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start a program of this Python in the site's folder."""
         return subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=self.root,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
-            **options,
         )
 
     def processes(self) -> list[psutil.Process]:
