@@ -34,13 +34,14 @@ def main(arguments: list[str]) -> None:
     """Answer jobs until there are no more, or until the caller is gone."""
     if "--block" in arguments:  # a fresh process for one block
         run_block(load_job(sys.stdin.readline()))
+    answers, parent = _claim_stdout(), os.getpid()
     for module in arguments:
         _import(module)
+    sys.stdout.flush()  # or each child would hold what a module printed
     gc.collect()
     gc.freeze()  # shared pages stay shared in the children
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     start = _spawn if "--no-fork" in arguments or not hasattr(os, "fork") else _fork
-    answers, parent = _claim_stdout(), os.getpid()
     if start is _fork:
         adopt_orphans()
         signal.signal(signal.SIGCHLD, lambda *_: _reap(answers))
