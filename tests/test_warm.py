@@ -38,7 +38,10 @@ def test_a_module_that_is_not_installed_is_not_needed() -> None:
     assert run("print(1)", preload=("no_such_module.below", "decimal")).result.stdout == "1\n"
 
 
-def test_a_module_that_prints_when_imported_disturbs_nothing(package: Path) -> None:
+def test_a_module_that_prints_when_imported_disturbs_nothing(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     (package / "loud.py").write_text("print('7\\n8')", encoding="utf-8")
     assert run("print(1)", preload=("loud",)).result.stdout == "1\n"
 
