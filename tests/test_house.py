@@ -22,6 +22,7 @@ ORDER = [
     "stacks",
     "plots",
     "traces",
+    "running",
     "measuring",
     "predicting",
     "auditing",

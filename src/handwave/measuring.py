@@ -1,28 +1,51 @@
 """Run a model once, and look at what comes out of every layer."""
 
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.nn.utils import parametrize
 
 from handwave.moments import Moments
+from handwave.running import (
+    Inputs,
+    arguments,
+    eager,
+    floating,
+    kind,
+    nothing_left_behind,
+    rows,
+    watched,
+)
 from handwave.traces import Layer, Trace
 from handwave.weights import fans
 
-Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
-
 _UNKNOWN = Moments(math.nan, math.nan)
 
-# Wrappers put these between a module's name and its owner's.
-_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
+
+class Look(Protocol):
+    """See more of each row than a `Layer` holds; every answer is kept with its row."""
+
+    def forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Any:
+        """Look at one call: what came in, and the row's floating output."""
+        ...
+
+    def backward(self, module: nn.Module, grad: Tensor) -> Any:
+        """Look at the gradient with respect to the row's output."""
+        ...
+
+
+@dataclass
+class Seen:
+    """Hold what a `Look` answered about one row, and the gradient that left the row."""
+
+    module: nn.Module
+    forward: Any = None
+    backward: Any = None
+    input_grad: Moments | None = None
 
 
 def measure(
@@ -68,98 +91,76 @@ def measure(
     References:
         Lesson 6, "fix".
     """
-    args, kwargs = _arguments(model, inputs, loss)
-    recorder = _Recorder(model, detail, backward)
-    with (
-        _nothing_left_behind(model),
-        _eager(model),
-        torch.set_grad_enabled(backward),
-        recorder.attached(),
-    ):
-        output = model(*args, **kwargs)
-        gradients = recorder.gradients(output, loss) if backward else {}
-        rows = [replace(row, grad=gradients.get(k)) for k, row in enumerate(recorder.rows)]
-        return recorder.trace(rows)
+    return record(model, inputs, backward, loss, detail)[0]
 
 
-def _arguments(model: Any, inputs: Any, loss: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Split the inputs into positional and keyword arguments, copied: a model may write in them."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"expected a module, got {type(model).__name__}")
+def record(  # noqa: PLR0913, PLR0917 - what measure takes, and one more
+    model: nn.Module,
+    inputs: Inputs,
+    backward: bool = False,
+    loss: Callable[[Any], Tensor] | None = None,
+    detail: bool = True,
+    look: Look | None = None,
+) -> tuple[Trace, list[Seen]]:
+    """Measure, and let `look` see every row that has a floating output, in the same one run.
+
+    Returns:
+        The trace of `measure`, and one `Seen` for each of its rows.
+    """
+    args, kwargs = arguments(model, inputs)
     if loss is not None and not callable(loss):
         raise TypeError(f"loss must be a function of the model's output, got {loss!r}")
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
-        raise ValueError("a lazy layer has no weights yet: call the model once on an input first")
-    if isinstance(inputs, Tensor):
-        return (_copied(inputs),), {}
-    if isinstance(inputs, tuple):
-        return tuple(map(_copied, inputs)), {}
-    if isinstance(inputs, dict):
-        return (), {name: _copied(value) for name, value in inputs.items()}
-    raise TypeError(
-        "inputs must be a tensor, a tuple of positional or a dict of keyword arguments, "
-        f"got {type(inputs).__name__}"
-    )
-
-
-def _copied(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value.detach().clone().requires_grad_(value.requires_grad)
+    recorder = _Recorder(detail, backward, look)
+    with (
+        nothing_left_behind(model),
+        eager(model),
+        torch.set_grad_enabled(backward),
+        watched(model, recorder.watch),
+    ):
+        output = model(*args, **kwargs)
+        if backward:
+            recorder.differentiate(output, loss)
+        return recorder.trace(model), recorder.seen
 
 
 @dataclass
 class _Recorder:
-    """Collect rows from hooks while the model runs."""
+    """Collect rows while the model runs."""
 
-    model: nn.Module
     detail: bool
     backward: bool
+    look: Look | None
     rows: list[Layer] = field(default_factory=list)
-    edges: dict[int, GradientEdge] = field(default_factory=dict)
-    calls: dict[nn.Module, int] = field(default_factory=dict)
-    called: list[nn.Module] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    edges: dict[tuple[int, str], GradientEdge] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.names: dict[nn.Module, str] = {}
-        for name, module in _leaves(self.model):
-            self.names.setdefault(module, name)
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Hook every row's module, and take the hooks off again."""
-        handles = [module.register_forward_hook(self._record) for module in self.names]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _record(self, module: nn.Module, _args: Any, result: Any) -> Any:
-        call = self.calls[module] = self.calls.get(module, 0) + 1
-        name = self.names[module] + (f"#{call}" if call > 1 else "")
-        self.called.append(module)
-        output = next(_floating(result), None)
+    def watch(self, module: nn.Module, name: str, args: Any, kwargs: Any, result: Any) -> Any:
+        """Measure one call."""
+        self.seen.append(Seen(module))
+        output = next(floating(result), None)
         if output is None or not output.numel():
             note = "no floating output" if output is None else "empty output"
-            self.rows.append(self._row(module, name, note=note))
+            self.rows.append(_row(module, name, note=note))
             return None
         replaced = None
         if self.backward and not output.requires_grad and output is result:
             # All that came before is frozen: the gradient begins here. A clone is no leaf, so
             # that the model may go on to write in it.
             output = replaced = output.detach().requires_grad_().clone()
-        if self.backward and output.requires_grad:
-            # The edge, not the tensor: an in-place activation gives the tensor a new gradient.
-            self.edges[len(self.rows)] = get_gradient_edge(output)
-        self.rows.append(self._measured(self._row(module, name), module, output.detach()))
+        if self.backward:
+            self._mark(output, "output")
+            if self.look:
+                self._mark(next(floating((args, kwargs)), None), "input")
+        if self.look:
+            self.seen[-1].forward = self.look.forward(module, args, kwargs, output.detach())
+        self.rows.append(self._measured(_row(module, name), module, output.detach()))
         return replaced
 
-    def _row(self, module: nn.Module, name: str, note: str = "") -> Layer:
-        fan_in = fan_out = None
-        if isinstance(module, nn.Linear):
-            fan_in, fan_out = fans(module)
-        return Layer(name, _kind(module), (), None, fan_in, fan_out, None, _UNKNOWN, note=note)
+    def _mark(self, tensor: Tensor | None, side: str) -> None:
+        """Remember where a gradient will pass."""
+        if tensor is not None and tensor.requires_grad:
+            # The edge, not the tensor: an in-place activation gives the tensor a new gradient.
+            self.edges[len(self.rows), side] = get_gradient_edge(tensor)
 
     def _measured(self, row: Layer, module: nn.Module, output: Tensor) -> Layer:
         row = replace(row, shape=tuple(output.shape), dtype=output.dtype)
@@ -169,7 +170,7 @@ class _Recorder:
         zeros = 1 - int(output.count_nonzero()) / output.numel()
         return replace(row, signal=Moments.of(output), spread=_spread(output, axis), zeros=zeros)
 
-    def gradients(self, output: Any, loss: Callable[[Any], Tensor] | None) -> dict[int, Moments]:
+    def differentiate(self, output: Any, loss: Callable[[Any], Tensor] | None) -> None:
         """Differentiate once, and measure the gradient at every row."""
         total = loss(output) if loss else _against_noise(output)
         if not isinstance(total, Tensor) or total.numel() != 1:
@@ -177,43 +178,41 @@ class _Recorder:
             raise TypeError(f"loss must return a tensor of one number, got {shape}")
         if not total.requires_grad:
             raise ValueError("the model's output depends on no layer: nothing to differentiate")
-        rows, edges = list(self.edges), list(self.edges.values())
-        found = torch.autograd.grad(total, edges, allow_unused=True)
-        return {
-            row: Moments.of(grad)
-            for row, grad in zip(rows, found, strict=True)
-            if grad is not None and grad.numel()
-        }
+        found = torch.autograd.grad(total, list(self.edges.values()), allow_unused=True)
+        for (row, side), grad in zip(self.edges, found, strict=True):
+            if grad is not None and grad.numel():
+                self._take(row, side, grad)
 
-    def trace(self, rows: list[Layer]) -> Trace:
+    def _take(self, row: int, side: str, grad: Tensor) -> None:
+        """Measure the gradient on one side of a row."""
+        if side == "input":
+            self.seen[row].input_grad = Moments.of(grad)
+            return
+        self.rows[row] = replace(self.rows[row], grad=Moments.of(grad))
+        if self.look:
+            self.seen[row].backward = self.look.backward(self.seen[row].module, grad)
+
+    def trace(self, model: nn.Module) -> Trace:
         """Add the layers with weights that were never called, and what the weights are."""
-        rest = [m for m in self.names if m not in self.calls and any(True for _ in m.parameters())]
-        rows += [self._row(module, self.names[module], "never called") for module in rest]
+        called = {seen.module for seen in self.seen}
+        for module, name in rows(model).items():
+            if module not in called and any(True for _ in module.parameters()):
+                self.seen.append(Seen(module))
+                self.rows.append(_row(module, name, "never called"))
         if self.detail:
             # After the run: a spectral norm takes a step each time that its weight is looked at.
-            weights = {module: _weight(module) for module in dict.fromkeys(self.called + rest)}
-            modules = self.called + rest
-            rows = [replace(r, weight=weights[m]) for r, m in zip(rows, modules, strict=True)]
-        return Trace(tuple(rows))
+            weights = {module: _weight(module) for module in {seen.module for seen in self.seen}}
+            pairs = zip(self.rows, self.seen, strict=True)
+            self.rows = [replace(row, weight=weights[seen.module]) for row, seen in pairs]
+        return Trace(tuple(self.rows))
 
 
-def _leaves(module: nn.Module, path: tuple[str, ...] = ()) -> Iterator[tuple[str, nn.Module]]:
-    """Walk to the modules that are one row each, naming them as their owner does."""
-    children = {name: m for name, m in module.named_children() if name != "parametrizations"}
-    if not children or isinstance(module, nn.MultiheadAttention):
-        yield ".".join(path) or _kind(module), module
-        return
-    # DataParallel and its like: one child called "module", right at the top.
-    wrapper = not path and list(children) == ["module"]
-    for name, child in children.items():
-        hidden = wrapper or name in _WRAPPERS
-        yield from _leaves(child, path if hidden else (*path, name))
-
-
-def _kind(module: nn.Module) -> str:
-    """Name a module's class; a parametrized one is a class made up by torch."""
-    kind = type(module)
-    return (kind.__mro__[1] if parametrize.is_parametrized(module) else kind).__name__
+def _row(module: nn.Module, name: str, note: str = "") -> Layer:
+    """Start a row with what is known without running."""
+    fan_in = fan_out = None
+    if isinstance(module, nn.Linear):
+        fan_in, fan_out = fans(module)
+    return Layer(name, kind(module), (), None, fan_in, fan_out, None, _UNKNOWN, note=note)
 
 
 def _weight(module: nn.Module) -> Moments | None:
@@ -225,19 +224,9 @@ def _weight(module: nn.Module) -> Moments | None:
         return None
 
 
-def _floating(value: Any) -> Iterator[Tensor]:
-    """Find the floating tensors in what a module returned, first ones first."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, Mapping | tuple | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _floating(part)
-
-
 def _against_noise(output: Any) -> Tensor:
     """Multiply the output with a standard normal gradient, so that this is what enters."""
-    first = next(_floating(output), None)
+    first = next(floating(output), None)
     if first is None:
         raise ValueError(
             f"nothing to differentiate: the model returned {type(output).__name__} without a "
@@ -269,54 +258,3 @@ def _quick_moments(output: Tensor) -> Moments:
         if math.isfinite(var) and var > 0 and mean * mean <= 1000 * var:
             return Moments(mean, var, count)
     return Moments.of(output)
-
-
-def _eager(model: nn.Module) -> AbstractContextManager[object]:
-    """Let a compiled model run its layers one by one: only these have outputs to look at."""
-    if any(hasattr(module, "_orig_mod") for module in model.modules()):
-        return torch.compiler.set_stance("force_eager")
-    return nullcontext()
-
-
-@contextmanager
-def _nothing_left_behind(model: nn.Module) -> Iterator[None]:
-    """Bring back everything in and around the model that a run may change."""
-    with ExitStack() as stack:
-        stack.callback(random.setstate, random.getstate())
-        stack.callback(np.random.set_state, np.random.get_state())
-        stack.callback(torch.set_rng_state, torch.get_rng_state())
-        if torch.cuda.is_initialized():
-            stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-        for module in model.modules():
-            stack.callback(setattr, module, "training", module.training)
-        own_code = any(not type(m).__module__.startswith("torch.nn.") for m in model.modules())
-        for module in model.modules():
-            # torch's own forwards write in buffers only, but for an embedding with max_norm;
-            # copying every weight of a large model is kept for models that may do anything.
-            may_write = own_code or getattr(module, "max_norm", None) is not None
-            for tensors, kept in ((module._parameters, may_write), (module._buffers, True)):
-                stack.callback(_put_back, tensors, dict(tensors), _copies(tensors, kept))
-        yield
-
-
-def _copies(tensors: Mapping[str, Tensor | None], kept: bool) -> list[tuple[Any, ...]]:
-    """Remember each tensor's value (if kept), gradient and flag."""
-    return [
-        (t, t.detach().clone() if kept else None, t.grad, t.requires_grad)
-        for t in tensors.values()
-        if t is not None
-    ]
-
-
-def _put_back(
-    tensors: dict[str, Any], before: dict[str, Any], copies: list[tuple[Any, ...]]
-) -> None:
-    """Put the same tensor objects back, and into them the same values."""
-    tensors.clear()
-    tensors.update(before)
-    for tensor, value, grad, requires_grad in copies:
-        # Written only if changed: one that repeats its memory (an expanded mask) cannot be.
-        if value is not None and not torch.equal(tensor, value):
-            tensor.data.copy_(value)
-        tensor.requires_grad_(requires_grad)
-        tensor.grad = grad
