@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
@@ -22,42 +24,123 @@ class Fans(NamedTuple):
 
 
 def fans(layer_or_weight: nn.Module | Tensor) -> Fans:
-    """Count how many products enter one output, and how many outputs one input enters.
+    """Count how many products are summed in one output, and how many one input takes part in.
+
+    fan_in · outputs = fan_out · inputs, the number of all products: with stride s and a kernel of
+    k entries a convolution has fan_in = in · k and fan_out = out · k/s, its transpose
+    fan_in = in · k/s and fan_out = out · k, with in and out channels of one group.
 
     Args:
-        layer_or_weight: an `nn.Linear`, or a weight (out, in, *kernel) by torch's convention.
+        layer_or_weight: a Linear, Conv1d-3d, ConvTranspose1d-3d, Embedding, EmbeddingBag or
+            Bilinear layer, parametrized ones too, or transformers' Conv1D; or a bare weight,
+            which is taken for (out, in, *kernel) with stride 1 and one group, as torch.nn.init
+            takes it: of a transposed or strided convolution or a Conv1D, pass the layer.
 
     Returns:
-        Fans(fan_in, fan_out), as floats.
+        Fans(fan_in, fan_out), as floats: a 3x3 transposed convolution of stride 2 has 2.25
+        products a channel. An embedding picks one row: fan_in 1 (a bag: 1 for each of its
+        entries), fan_out the row's length. Bilinear: fan_in in1 · in2.
+
+    Averaged over: outputs and inputs far from every edge (no padding among the products);
+    Bilinear's fan_out over the entries of both inputs.
 
     Raises:
         TypeError: neither a module nor a tensor.
-        ValueError: a module whose fans are not known here; a weight with fewer than two axes.
+        ValueError: a module with several weights (attention, LSTM), without any, or of a kind
+            not known here; a lazy layer; a weight with fewer than two axes.
 
     Examples:
         >>> fans(torch.nn.Linear(784, 100))
         Fans(fan_in=784.0, fan_out=100.0)
+        >>> fans(torch.nn.ConvTranspose2d(64, 128, kernel_size=4, stride=2))
+        Fans(fan_in=256.0, fan_out=2048.0)
 
     References:
-        Lesson 2, "dot-product"; torch.nn.init.
+        Lessons 2, "dot-product", and 11, "layers"; torch.nn.init.
     """
+    if _is_lazy(layer_or_weight):
+        raise ValueError("a lazy layer has no weight yet; call the model once on an input first")
     if isinstance(layer_or_weight, Tensor):
-        weight = layer_or_weight
-        if weight.dim() < 2:
-            raise ValueError(
-                "a weight needs two axes or more, (out, in, *kernel), to have fans, "
-                f"got shape {tuple(weight.shape)}"
-            )
-        kernel = math.prod(weight.shape[2:])
-        return Fans(float(weight.shape[1] * kernel), float(weight.shape[0] * kernel))
-    if isinstance(layer_or_weight, nn.Linear):
-        return Fans(float(layer_or_weight.in_features), float(layer_or_weight.out_features))
-    if isinstance(layer_or_weight, nn.Module):
+        return _fans_by_convention(layer_or_weight)
+    if not isinstance(layer_or_weight, nn.Module):
+        raise TypeError(f"expected a layer or its weight, got {type(layer_or_weight).__name__}")
+    known = _fans_of_layer(layer_or_weight)
+    if known is None:
+        raise ValueError(_why_no_fans(layer_or_weight))
+    return Fans(float(known[0]), float(known[1]))
+
+
+def _is_lazy(layer_or_weight: object) -> bool:
+    """Tell what gets its shape at its first call."""
+    if isinstance(layer_or_weight, LazyModuleMixin):
+        return layer_or_weight.has_uninitialized_params()  # pyright: ignore[reportAttributeAccessIssue]
+    return isinstance(layer_or_weight, nn.parameter.UninitializedParameter)
+
+
+def _fans_by_convention(weight: Tensor) -> Fans:
+    """Read a weight as (out, in, *kernel)."""
+    if weight.dim() < 2:
         raise ValueError(
-            f"fans of {type(layer_or_weight).__name__} are not counted yet, only those of "
-            "nn.Linear; for a weight by torch's convention (out, in, *kernel), pass the weight"
+            "a weight needs two axes or more, (out, in, *kernel), to have fans, "
+            f"got shape {tuple(weight.shape)}"
         )
-    raise TypeError(f"expected a layer or its weight, got {type(layer_or_weight).__name__}")
+    kernel = math.prod(weight.shape[2:])
+    return Fans(float(weight.shape[1] * kernel), float(weight.shape[0] * kernel))
+
+
+def _fans_of_layer(layer: nn.Module) -> tuple[float, float] | None:
+    """Count from what the layer says of itself: its weight may be computed anew at each look."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, _ConvNd):
+        return _fans_of_convolution(layer)
+    if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+        return 1, layer.embedding_dim
+    if isinstance(layer, nn.Bilinear):
+        first, second, out = layer.in1_features, layer.in2_features, layer.out_features
+        return first * second, 2 * first * second * out / (first + second)
+    # transformers' linear layer with the weight (in, out), which GPT-2 is made of.
+    if hasattr(layer, "nf") and _is_called(layer, "Conv1D") and isinstance(layer.weight, Tensor):
+        return layer.weight.shape[0], layer.weight.shape[1]
+    return None
+
+
+def _is_called(module: nn.Module, name: str) -> bool:
+    """Know a class that is not imported here, parametrized ones of it too."""
+    return any(made.__name__ == name for made in type(module).__mro__)
+
+
+def _fans_of_convolution(layer: _ConvNd) -> tuple[float, float]:
+    """Share the kernel's entries among the positions that the stride leaves."""
+    before, after = layer.in_channels / layer.groups, layer.out_channels / layer.groups
+    kernel, stride = math.prod(layer.kernel_size), math.prod(layer.stride)
+    # Dilation moves the kernel's entries apart, and leaves their number as it is.
+    if layer.transposed:
+        return before * kernel / stride, after * kernel
+    return before * kernel, after * kernel / stride
+
+
+def _why_no_fans(module: nn.Module) -> str:
+    """Say why a module has no one pair of fans, and what has."""
+    name = type(module).__name__
+    if isinstance(module, nn.MultiheadAttention):
+        return (
+            f"{name} has no one pair of fans, but four weights; pass each: that of the queries "
+            "(in_proj_weight[:embed_dim], or q_proj_weight), the keys' and values' likewise, "
+            "and the layer out_proj"
+        )
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        weight = "weight_ih" if isinstance(module, nn.RNNCellBase) else "weight_ih_l0"
+        return f"{name} has no one pair of fans, but several weights; pass one, such as {weight}"
+    if any(child != "parametrizations" for child, _ in module.named_children()):
+        return f"{name} holds other modules and has no fans of its own; pass one of its layers"
+    if not any(True for _ in module.parameters()):
+        return f"{name} has no weight, and fans are counted for layers that have one"
+    return (
+        f"{name} is no sum of products that is known here (a norm multiplies each entry by its "
+        "own weight, and sums nothing); for a weight by torch's convention (out, in, *kernel), "
+        "pass the weight"
+    )
 
 
 def variance_scaling_(
@@ -133,8 +216,6 @@ def _weight_and_fan(layer_or_weight: nn.Module | Tensor, mode: str) -> tuple[Ten
                 f"the weight of this {type(layer_or_weight).__name__} is computed from other "
                 "parameters; draw it before the parametrization is put on"
             )
-    if isinstance(weight, nn.parameter.UninitializedParameter):
-        raise ValueError("a lazy layer has no weight yet; call the model once on an input first")
     if not weight.is_floating_point():
         raise TypeError(f"a weight must have a floating dtype, got {weight.dtype}")
     if not weight.numel():
