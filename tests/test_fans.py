@@ -66,7 +66,7 @@ CONVOLUTIONS = [
 def test_convolutions_are_counted_as_they_are_connected(layer):
     axes = len(layer.kernel_size)
     inputs = torch.ones(1, layer.in_channels, *[60 if axes < 3 else 36] * axes)
-    assert fans(layer) == pytest.approx(counted(layer, inputs), rel=1e-12)
+    assert tuple(fans(layer)) == pytest.approx(tuple(counted(layer, inputs)), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,7 @@ def test_layers_on_the_meta_device_are_counted():
         (nn.ReLU(), ValueError, "ReLU has no weight, and fans are counted for layers that have"),
         (nn.LayerNorm(3), ValueError, r"LayerNorm is no sum of products .* pass the weight"),
         (nn.BatchNorm2d(3), ValueError, "BatchNorm2d is no sum of products that is known here"),
+        (spectral(nn.LayerNorm([3, 3])), ValueError, "LayerNorm is no sum of products"),
         (nn.PReLU(), ValueError, "PReLU is no sum of products that is known here"),
         (nn.Sequential(nn.Linear(3, 3)), ValueError, "Sequential holds other modules.*its layers"),
         (nn.LazyLinear(3), ValueError, "a lazy layer has no weight yet; call the model once"),

@@ -155,7 +155,8 @@ def variance_scaling_(
     scale=1 with fan_in is LeCun's rule, scale=2 He's, scale=1 with fan_avg Xavier's.
 
     Args:
-        layer_or_weight: a layer, whose bias stays as it is, or a weight.
+        layer_or_weight: a layer that `fans` knows, whose bias stays as it is, and an
+            embedding's padding row too; or a weight of any floating dtype.
         scale: the second moment of an output for inputs of second moment 1 (mode fan_in).
         mode: divide by "fan_in", "fan_out", or "fan_avg", the average of the two.
         distribution: "normal"; "truncated_normal", cut at 2 standard deviations and corrected
@@ -172,7 +173,8 @@ def variance_scaling_(
     Raises:
         TypeError: neither a layer nor a floating weight.
         ValueError: an unknown mode or distribution; scale not positive; a layer whose weight is
-            computed from other parameters, or one that `fans` does not know.
+            computed from other parameters, or one that `fans` does not know; a weight made in
+            inference mode, outside of it. Nothing is drawn then.
 
     Examples:
         >>> layer = torch.nn.Linear(784, 1000)
@@ -189,14 +191,25 @@ def variance_scaling_(
         raise ValueError(f"scale must be a positive number, got {scale}")
     if distribution not in _DRAWS:
         raise ValueError(f"distribution must be one of {', '.join(_DRAWS)}, got {distribution!r}")
+    padding = getattr(layer_or_weight, "padding_idx", None)
     with torch.no_grad():
-        # Half precision has no QR, and too few steps for a uniform draw: draw, then round.
-        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        drawn = weight if weight.dtype == wide else torch.empty_like(weight, dtype=wide)
-        _DRAWS[distribution](drawn, math.sqrt(scale / fan), generator)
-        if drawn is not weight:
-            weight.copy_(drawn)
+        kept = None if padding is None else weight[padding].clone()
+        _draw(weight, distribution, math.sqrt(scale / fan), generator)
+        if kept is not None:
+            weight[padding] = kept
     return weight
+
+
+def _draw(weight: Tensor, name: str, std: float, generator: torch.Generator | None) -> None:
+    """Draw in the weight itself where torch can, or else in a wide copy that is then rounded."""
+    # Half precision has no QR, and too few steps for a uniform draw; torch's orthogonal_ knows
+    # no channels_last.
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    fits = weight.dtype == wide and weight.is_contiguous()
+    drawn = weight if fits else torch.empty(weight.shape, dtype=wide, device=weight.device)
+    _DRAWS[name](drawn, std, generator)
+    if not fits:
+        weight.copy_(drawn)
 
 
 def _weight_and_fan(layer_or_weight: nn.Module | Tensor, mode: str) -> tuple[Tensor, float]:
@@ -220,6 +233,11 @@ def _weight_and_fan(layer_or_weight: nn.Module | Tensor, mode: str) -> tuple[Ten
         raise TypeError(f"a weight must have a floating dtype, got {weight.dtype}")
     if not weight.numel():
         raise ValueError(f"a weight without entries cannot be drawn, got {tuple(weight.shape)}")
+    if weight.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(
+            "a weight that was made in inference mode can be drawn only there; make the layer "
+            "outside of torch.inference_mode()"
+        )
     return weight, choices[mode]
 
 
