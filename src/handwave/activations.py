@@ -13,9 +13,11 @@ from handwave.moments import Moments
 
 Elementwise = Callable[[Tensor], Tensor]
 
-# A standard normal leaves [-12, 12] with probability 4e-33.
-_REACH = 12.0
-_PANELS = 48  # of width 0.5: kinks at multiples of 0.5, which are the common ones, cost nothing
+# A standard normal leaves [-12, 12] with probability 4e-33: enough unless the function grows as
+# exp(z) does. At 36 the density is 1e-282, and hardly a float64 makes up for less.
+_REACHES = range(12, 37, 4)
+_WIDTH = 0.5  # of a panel: kinks at multiples of 0.5, which are the common ones, cost nothing
+_REST = 1e-13  # what the outermost panels may add
 _NODES = 20
 _DEPTH = 45  # halvings of one panel: then a jump inside it is worth 1e-14
 _MOST_PANELS = 20_000
@@ -40,7 +42,7 @@ def activation_moments(fn: Elementwise, signal: Moments) -> Moments:
     Assumes: z is Gaussian. A sum of many independent products nearly is.
 
     Raises:
-        TypeError: fn is no function of one tensor.
+        TypeError: fn is no function from one tensor to one of floats.
         ValueError: fn changes the shape, mixes entries, is random, or is infinite or NaN
             somewhere; or fn(z) has no second moment.
 
@@ -56,7 +58,7 @@ def activation_moments(fn: Elementwise, signal: Moments) -> Moments:
         raise ValueError(
             f"the signal must have finite moments, got mean {signal.mean} and var {signal.var}"
         )
-    evaluate, tolerance = _elementwise(fn)
+    evaluate, tolerance = elementwise(fn)
     mean = _expectation(evaluate, signal, tolerance)
     # Centred, and not E[f²] − mean², which loses all digits when the mean dwarfs the spread.
     var = _expectation(lambda z: (evaluate(z) - mean) ** 2, signal, tolerance)
@@ -81,7 +83,7 @@ def gain(fn: Elementwise, backward: bool = False) -> float:
     at the next layer, on average; whether a small error grows from there is another question.
 
     Raises:
-        TypeError: fn is no function of one tensor.
+        TypeError: as `activation_moments`.
         ValueError: as `activation_moments`; or fn (backward: its derivative) is zero everywhere.
 
     Examples:
@@ -91,15 +93,15 @@ def gain(fn: Elementwise, backward: bool = False) -> float:
     References:
         He et al. 2015, eq. 7-10 (ReLU). Lessons 8, "gains", and 9, "backward".
     """
-    evaluate, tolerance = _elementwise(fn, derivative=backward)
+    evaluate, tolerance = elementwise(fn, derivative=backward)
     second_moment = _expectation(lambda z: evaluate(z) ** 2, Moments(0.0, 1.0), tolerance)
     if not second_moment:
-        what = "has a derivative of zero" if backward else "is zero"
+        what = "has, as autograd sees it, a derivative of zero" if backward else "is zero"
         raise ValueError(f"{_name(fn)} {what} everywhere on the line: no gain makes up for that")
     return 1 / math.sqrt(second_moment)
 
 
-def _elementwise(fn: Elementwise, derivative: bool = False) -> tuple[Elementwise, float]:
+def elementwise(fn: Elementwise, derivative: bool = False) -> tuple[Elementwise, float]:
     """Wrap a checked fn as a function from float64 to float64; say how smooth its values are."""
     if isinstance(fn, type):
         raise TypeError(
@@ -111,8 +113,7 @@ def _elementwise(fn: Elementwise, derivative: bool = False) -> tuple[Elementwise
     call = copy.deepcopy(fn).to("cpu", torch.float64) if isinstance(fn, nn.Module) else fn
     dtype = _check_elementwise(call, _name(fn))
     # An fn that computes in float32 inside has that rounding in its values: look no closer.
-    coarse = dtype.is_floating_point and dtype != torch.float64
-    tolerance = 8 * torch.finfo(dtype).eps if coarse else 1e-13
+    tolerance = 1e-13 if dtype == torch.float64 else 8 * torch.finfo(dtype).eps
 
     def values(z: Tensor) -> Tensor:
         with torch.no_grad():
@@ -143,13 +144,16 @@ def _check_elementwise(call: Elementwise, name: str) -> torch.dtype:
     state = torch.random.get_rng_state()
     try:
         with torch.no_grad():
-            first, again = _tried(call, probe, name), _tried(call, probe, name)
+            first = _tried(call, probe, name)
+            # Dropout that seldom drops gives the same twice, but it draws.
+            drawn = not torch.equal(torch.random.get_rng_state(), state)
+            again = _tried(call, probe, name)
             # Rows and columns go missing: softmax, norms, sums along an axis all notice.
             part = _tried(call, probe[:3, :5], name)
     finally:
         torch.random.set_rng_state(state)
-    if not torch.equal(first.nan_to_num(), again.nan_to_num()):
-        raise ValueError(f"{name} is random: two calls differ; call .eval() on it first")
+    if drawn or not torch.equal(first.nan_to_num(), again.nan_to_num()):
+        raise ValueError(f"{name} is random: it gives another answer each time; call .eval() first")
     if not torch.allclose(part, first[:3, :5], rtol=1e-5, atol=1e-7, equal_nan=True):
         raise ValueError(
             f"{name} mixes entries: what it makes of one number depends on the others; "
@@ -170,8 +174,11 @@ def _tried(call: Elementwise, z: Tensor, name: str) -> Tensor:
         ) from error
     if not isinstance(y, Tensor):
         raise TypeError(f"{name} must return a tensor, got {type(y).__name__}")
-    if y.is_complex():
-        raise TypeError(f"{name} must return real numbers, got {y.dtype}")
+    if not y.is_floating_point():
+        raise TypeError(
+            f"{name} must return floating numbers, got {y.dtype}; "
+            + ("take .real, .imag or .abs()" if y.is_complex() else "end it in .to(z.dtype)")
+        )
     if y.shape != z.shape:
         raise ValueError(
             f"{name} changes the shape, {shape} to {tuple(y.shape)}; "
@@ -210,14 +217,31 @@ def _panel_integrals(fn: Elementwise, signal: Moments, edges: Tensor) -> Tensor:
     return (y * density * half) @ weights
 
 
+def _covered(fn: Elementwise, signal: Moments) -> tuple[Tensor, Tensor]:
+    """Cut the line into panels, so far out that what is left does not count, and integrate.
+
+    Returns:
+        The panels' edges (panels, 2) in standard units, and the integral over each (panels,).
+    """
+    for reach in _REACHES:
+        count = round(2 * reach / _WIDTH)
+        line = torch.linspace(-reach, reach, count + 1, dtype=torch.float64, device="cpu")
+        edges = torch.stack([line[:-1], line[1:]], dim=1)
+        try:
+            whole = _panel_integrals(fn, signal, edges)
+        except ValueError:
+            if reach == _REACHES[0]:
+                raise
+            break  # it has left the range of float64 on its way up
+        if float(whole[[0, -1]].abs().sum()) <= _REST * float(whole.abs().sum()):
+            return edges, whole
+    raise ValueError("the function grows so fast that its second moment is infinite")
+
+
 def _expectation(fn: Elementwise, signal: Moments, tolerance: float) -> float:
     """Return E[fn(z)], halving panels until halving changes none by more than rounding."""
-    line = torch.linspace(-_REACH, _REACH, _PANELS + 1, dtype=torch.float64, device="cpu")
-    edges = torch.stack([line[:-1], line[1:]], dim=1)  # (panels, 2)
-    whole = _panel_integrals(fn, signal, edges)
+    edges, whole = _covered(fn, signal)
     scale = float(whole.abs().sum())
-    if float(whole[[0, -1]].abs().sum()) > 1e-6 * scale:
-        raise ValueError("the function grows so fast that its second moment is infinite")
     total = 0.0
     for _ in range(_DEPTH):
         middle = edges.mean(dim=1)
