@@ -1,0 +1,179 @@
+"""What one layer makes of a signal that is known by its moments: a law for every kind."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handwave.activations import Elementwise, activation_moments, elementwise
+from handwave.moments import Moments
+from handwave.norms import BATCH_NORMS, batch_norm, group_norm, layer_norm, rms_norm
+from handwave.running import own_class
+from handwave.signals import Backward, NoTheoryError, Signal, of_input, shaping
+from handwave.sums import CONVOLUTIONS, convolution, embedding, linear
+
+Law = Callable[[Any, Signal], tuple[Signal, Backward]]
+
+
+def apply_law(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
+    """Say what a layer makes of a signal, and of the gradient that comes back.
+
+    Raises:
+        NoTheoryError: the layer has no law, or not for this signal.
+        ValueError: the layer would refuse an input of the signal's shape.
+    """
+    law = _law_of(layer)
+    if law is not None:
+        return law(layer, signal)
+    plain = not any(True for _ in (*layer.parameters(), *layer.buffers()))
+    if plain or isinstance(layer, nn.PReLU):
+        return activation(layer, signal)
+    raise NoTheoryError("no theory")
+
+
+def _law_of(layer: nn.Module) -> Law | None:
+    """Find the law of a layer's class; a subclass with a forward of its own has none."""
+    own = own_class(layer)
+    return next(
+        (_LAWS[kind] for kind in own.__mro__ if kind in _LAWS and own.forward is kind.forward), None
+    )
+
+
+def activation(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
+    """Put a function on Gaussian units, by quadrature; on the model's own input, as it stands."""
+    try:
+        value, slope = elementwise(layer)[0], elementwise(layer, derivative=True)[0]
+        if signal.sample is not None:
+            return _on_sample(value, slope, signal)
+        if signal.function is None:
+            raise NoTheoryError("no theory: what enters is not Gaussian")
+        return _on_units(value, slope, signal)
+    except NoTheoryError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise NoTheoryError(f"no theory: {error}") from error
+
+
+def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[Signal, Backward]:
+    base, inner = signal.base or signal, signal.function or value
+
+    def function(z: Tensor) -> Tensor:
+        return value(inner(z))
+
+    mean, second = _by_position(function, base)
+    factor = _by_position(lambda z: slope(inner(z)), base)[1]
+    series = shaping(function, base)
+    law = base.moments
+    rho = (base.common - law.mean**2) / law.var if law.var else 0.0
+    after = replace(
+        signal,
+        mean=mean,
+        second=second,
+        common=series.product(max(-1.0, min(rho, 1.0))),
+        wander=base.units.through(series),
+        function=function,
+        base=base,
+    )
+    return after, lambda gradient: gradient * factor
+
+
+def _on_sample(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[Signal, Backward]:
+    """Use the input itself: it need not be Gaussian."""
+    sample = signal.sample
+    if sample is None or not sample.is_floating_point():
+        raise NoTheoryError("no theory for integers")
+    factor = Moments.of(slope(sample.double())).second_moment
+    return of_input(value(sample.double())), lambda gradient: gradient * factor
+
+
+def _by_position(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
+    """Return mean and second moment of function(z) at every position."""
+    table = torch.stack(torch.broadcast_tensors(base.mean, base.second))  # (2, *map)
+    # Rounding alone tells apart what symmetry makes equal.
+    rows = table.reshape(2, -1).T.to(torch.float32)
+    alike, place = torch.unique(rows, dim=0, return_inverse=True)
+    found = []
+    for mean, second in alike.double().tolist():
+        made = activation_moments(function, Moments(mean, max(second - mean * mean, 0.0)))
+        found.append((made.mean, made.second_moment))
+    means, seconds = torch.tensor(found, dtype=torch.float64)[place].T
+    return means.reshape(table[0].shape), seconds.reshape(table[0].shape)
+
+
+def unchanged(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
+    """Hand everything on."""
+    return signal, lambda gradient: gradient
+
+
+def dropout(layer: nn.Dropout, signal: Signal) -> tuple[Signal, Backward]:
+    """Keep each entry with probability 1 − p, divided by it: the second moment grows by it."""
+    kept = 1 - layer.p
+    if not layer.training or not layer.p:
+        return unchanged(layer, signal)
+    if not kept:
+        raise NoTheoryError("no theory for a dropout of everything")
+    wander = signal.wander
+    # Two points have masks of their own; a point with itself has one.
+    thinned = replace(wander.mapped(lambda likeness: likeness * kept), same=wander.same)
+    masks = (1 / kept - 1) * _KURTOSIS * wander.share / signal.units.count
+    after = replace(
+        signal,
+        second=signal.second / kept,
+        wander=thinned.plus(masks),
+        function=None,
+        sample=None,
+    )
+    return after, lambda gradient: gradient / kept
+
+
+# E[y⁴]/E[y²]² of a signal behind a ReLU: what a mask adds to the wandering of one input.
+_KURTOSIS = 6.0
+
+
+def reshape(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
+    """Flatten: the same numbers in another shape; positions become units."""
+    if signal.shape is None:
+        return signal, lambda gradient: gradient.mean()
+    shape = tuple(layer(torch.empty(signal.shape, device="meta")).shape)
+    if signal.sample is not None:
+        return of_input(layer(signal.sample)), lambda gradient: gradient.mean()
+    positions = math.prod(shape[1:]) // max(int(signal.units.count), 1) or 1
+    units = replace(signal.units, wander=signal.units.wander.flat(positions))
+    after = replace(signal.pooled(shape), wander=signal.wander.flat(positions), units=units)
+    return after, lambda gradient: gradient.mean()
+
+
+def mean_pool(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
+    """Average over all positions: E[ȳ²] is the mean of E[y_p·y_q] over all pairs of them."""
+    if signal.shape is None or signal.sample is not None:
+        raise NoTheoryError("no theory")
+    shape = tuple(layer(torch.empty(signal.shape, device="meta")).shape)
+    axes = shape[2:]
+    if any(size != 1 for size in axes):
+        raise NoTheoryError("no theory for the average of a part")
+    count = math.prod(signal.shape[-len(axes) :])
+    wander = signal.wander
+    ratio = 1 / count + (1 - 1 / count) * float(wander.within.mean())
+    flat = wander.flat(count, "far").mapped(lambda likeness: likeness / ratio)
+    flat = replace(flat, same=torch.ones_like(flat.same))
+    after = replace(signal.pooled(shape), wander=flat, function=None)
+    after = replace(after, second=after.second * ratio)
+    return after, lambda gradient: gradient.mean() / count**2
+
+
+_LAWS: dict[type[nn.Module], Law] = {
+    nn.Linear: linear,
+    nn.Embedding: embedding,
+    nn.Identity: unchanged,
+    nn.Flatten: reshape,
+    **dict.fromkeys(CONVOLUTIONS, convolution),
+    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), dropout),
+    **dict.fromkeys(BATCH_NORMS, batch_norm),
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), mean_pool),
+    nn.LayerNorm: layer_norm,
+    nn.GroupNorm: group_norm,
+    nn.RMSNorm: rms_norm,
+}

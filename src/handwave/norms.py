@@ -1,0 +1,169 @@
+"""Layers that divide by what they measure: the scale of what came in is gone."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handwave.moments import Moments
+from handwave.running import own_class
+from handwave.signals import Backward, NoTheoryError, Signal, number
+from handwave.wandering import Units, Wander, one_input
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
+    """Normalize each channel over the batch (training mode), or by what was kept of others."""
+    _check_channels(layer, layer.num_features, signal)
+    if not by_batch(layer):
+        return _by_buffers(layer, signal)
+    wander = signal.summed_along(1) if signal.sample is not None else signal.wander
+    shared = wander.mean(lambda likeness: likeness, power=1.0)
+    var = float(signal.second.mean()) * (1 - shared)
+    rest = 1 - shared or 1.0
+    centred = wander.mapped(lambda likeness: (likeness - shared) / rest)
+    points = 1 / wander.share
+    return _normalized(layer, signal, var, centred, points)
+
+
+def layer_norm(layer: nn.LayerNorm, signal: Signal) -> tuple[Signal, Backward]:
+    """Normalize each input, or position, over its own units."""
+    shape, tail = signal.shape, tuple(layer.normalized_shape)
+    if shape is not None and shape[-len(tail) :] != tail:
+        raise ValueError(f"LayerNorm is for inputs (*, {tail}), but gets one of shape {shape}")
+    return _by_units(layer, signal, math.prod(tail))
+
+
+def group_norm(layer: nn.GroupNorm, signal: Signal) -> tuple[Signal, Backward]:
+    """Normalize groups of channels of each input, over its positions as well."""
+    _check_channels(layer, layer.num_channels, signal)
+    return _by_units(layer, signal, layer.num_channels // layer.num_groups * math.prod(signal.map))
+
+
+def rms_norm(layer: nn.RMSNorm, signal: Signal) -> tuple[Signal, Backward]:
+    """Divide each input, or position, by the root of its second moment; the mean stays in."""
+    wander = replace(signal.summed_along(-1))
+    var = float(signal.second.mean())
+    count = math.prod(layer.normalized_shape)
+    return _normalized(layer, signal, var, _of_unit_length(wander), count, centred=False)
+
+
+def restart(layer: nn.Module) -> Signal | None:
+    """Return what a normalization hands on whatever came in, if its scale is known at all.
+
+    A signal without a known shape, its inputs as alike as can be.
+    """
+    law = own_class(layer)
+    sizes = {nn.LayerNorm: "normalized_shape", nn.RMSNorm: "normalized_shape"}
+    if law in sizes:
+        count = math.prod(layer.normalized_shape)
+    elif law in BATCH_NORMS and by_batch(layer):
+        count = layer.num_features
+    elif law is nn.GroupNorm:
+        count = layer.num_channels
+    else:
+        return None
+    weight, bias = affine(layer)
+    units = Units(one_input(), float(count), 2.0)
+    mean, second = number(bias.mean), number(weight.second_moment + bias.second_moment)
+    return Signal(None, mean, second, bias.mean**2, one_input(), units)
+
+
+def affine(layer: Any) -> tuple[Moments, Moments]:
+    """Return the moments of a norm's weight and bias, 1 and 0 without them."""
+    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+    return (
+        Moments(1.0, 0.0) if weight is None else Moments.of(weight),
+        Moments(0.0, 0.0) if bias is None else Moments.of(bias),
+    )
+
+
+def by_batch(layer: Any) -> bool:
+    """Tell whether a batch norm uses the batch's own statistics."""
+    return layer.training or layer.running_var is None
+
+
+def _check_channels(layer: nn.Module, channels: int, signal: Signal) -> None:
+    shape = signal.shape
+    if shape is not None and (len(shape) < 2 or shape[1] != channels):
+        raise ValueError(
+            f"{own_class(layer).__name__} is for {channels} channels along axis 1, "
+            f"but gets an input of shape {shape}"
+        )
+
+
+def _by_units(layer: Any, signal: Signal, count: float) -> tuple[Signal, Backward]:
+    """Take each input's mean over its units out, and divide by the root of the variance."""
+    axis = -1 if own_class(layer) is nn.LayerNorm else 1
+    wander = _of_unit_length(signal.summed_along(axis))
+    # Var over count units, of which two have E[y_i·y_k] = common.
+    var = (float(signal.second.mean()) - signal.common) * (1 - 1 / count)
+    return _normalized(layer, signal, var, wander, count)
+
+
+def _of_unit_length(wander: Wander) -> Wander:
+    return replace(wander, same=torch.ones_like(wander.same))
+
+
+def _normalized(
+    layer: Any, signal: Signal, var: float, wander: Wander, count: float, centred: bool = True
+) -> tuple[Signal, Backward]:
+    """Divide by √(var + eps), and put weight and bias on."""
+    eps = torch.finfo(torch.float32).eps if layer.eps is None else layer.eps
+    (weight, bias), mean = affine(layer), signal.moments.mean
+    shift = mean if centred else 0.0
+    scale = 1 / (max(var, 0.0) + eps)
+    square = (signal.second - 2 * shift * signal.mean + shift * shift) * scale
+    # By position, as it came; pooled, exactly var/(var + eps).
+    square = square * (max(var, 0.0) * scale / (float(square.mean()) or 1.0))
+    kept = weight.mean * (signal.mean - shift) * math.sqrt(scale)
+    second = weight.second_moment * square + 2 * bias.mean * kept + bias.second_moment
+    alike = wander.mean(torch.square) + wander.noise
+    # The second moment is known: only what else a function makes of the units wanders.
+    wander = replace(wander, cumulants=(0.0, 0.0, 0.0))
+    units = Units(wander, signal.units.count, 2 * alike)
+    # Of Gaussian units, the same for all channels: Gaussian again.
+    plain = signal.base is None and not weight.var and not bias.second_moment
+    after = replace(
+        signal,
+        mean=kept + bias.mean,
+        second=second,
+        common=bias.mean**2 + (0.0 if centred else signal.common * scale),
+        wander=wander,
+        units=units,
+        function=signal.function if plain else None,
+        base=None,
+        sample=None,
+    )
+    lost = 2 if centred else 1
+    factor = weight.second_moment * scale * max(1 - lost / count, 0.0)
+    return after, lambda gradient: gradient * factor
+
+
+def _by_buffers(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
+    """Divide by what was measured on other batches: an affine map of each channel."""
+    with torch.no_grad():
+        scale = (layer.running_var.double() + layer.eps).rsqrt()
+        scale = scale if layer.weight is None else scale * layer.weight
+        shift = -layer.running_mean * scale
+        shift = shift if layer.bias is None else shift + layer.bias
+    slope, offset = Moments.of(scale), Moments.of(shift)
+    cross = float((scale * shift).mean())
+    mean = slope.mean * signal.mean + offset.mean
+    second = slope.second_moment * signal.second + 2 * cross * signal.mean + offset.second_moment
+    plain = slope.var <= 1e-12 * slope.second_moment and not offset.second_moment
+    after = replace(
+        signal, mean=mean, second=second, function=_scaled(signal, slope.mean) if plain else None,
+        common=slope.mean**2 * signal.common + 2 * slope.mean * offset.mean * signal.moments.mean
+        + offset.mean**2, sample=None, base=signal.base or signal,
+    )  # fmt: skip
+    return after, lambda gradient: gradient * slope.second_moment
+
+
+def _scaled(signal: Signal, factor: float) -> Any:
+    """Put a factor behind what was put on the units."""
+    function = signal.function
+    return None if function is None else lambda z: factor * function(z)

@@ -1,0 +1,211 @@
+"""Say what a signal will be at every layer, before anything is run."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from handwave.laws import apply_law
+from handwave.moments import Moments
+from handwave.norms import restart
+from handwave.running import (
+    Inputs,
+    arguments,
+    check_model,
+    kind,
+    nothing_left_behind,
+    own_class,
+    rows,
+)
+from handwave.signals import Backward, NoTheoryError, Signal, added, number, of_input, of_moments
+from handwave.stacks import Residual
+from handwave.traces import Layer, Trace
+from handwave.weights import fans
+
+_COVERAGE = 0.99
+
+# A gradient's second moments at an output, to those at the input; None: not known.
+_Back = Callable[[Tensor | None], Tensor | None]
+
+
+def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) -> Trace:
+    """Say what `measure` would find, from the moments of the inputs and of each weight.
+
+    No layer is run, and of a weight only mean and variance are known. `nn.Sequential` and
+    `stacks.Residual` are walked through; any other module of several is one row, "no theory".
+    Behind such a row prediction stops, until a normalization sets the scale anew.
+
+    Args:
+        model: the module, in the mode that it is in.
+        inputs: what `measure` takes, with one tensor for the model; or the `Moments` of
+            independent Gaussian entries, as alike as can be from input to input.
+        backward: predict the gradients too, for a standard normal one that enters from above.
+
+    Returns:
+        A trace with the rows of `measure`. `signal` is the expected second moment and mean, a
+        law (count 0); `band` holds the second moment of one draw with probability `coverage`.
+
+    Averaged over: draws of the weights with the moments that each weight has, and every entry
+    of the output. The band is that of one draw, pooled over the batch.
+
+    Assumes: weights independent of one another and of the inputs, sums of many products
+    Gaussian; for the mean of a weight to matter, inputs independent of one another too. Sound
+    for fresh weights; trained ones have more structure than two moments.
+
+    Raises:
+        TypeError: the model is no module; inputs are of another kind.
+        ValueError: a lazy layer has no weights yet; a layer would refuse what enters it.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(784, 784, bias=False), nn.ReLU())
+        >>> _ = nn.init.normal_(model[0].weight, generator=torch.Generator().manual_seed(0))
+        >>> trace = predict(model, Moments(0.0, 1.0))
+        >>> [f"{layer.signal.second_moment:.0f}" for layer in trace]
+        ['784', '392']
+
+    References:
+        Lessons 2, "dot-product", 7, "relu", and 9, "backward"; band: Hanin & Nica 2018.
+    """
+    walker = _Walker(model)
+    with nothing_left_behind(model), torch.no_grad():
+        _, back = walker.walk(model, "", _start(model, inputs))
+        if backward:
+            back(number(1.0))
+    return Trace(tuple(walker.rows), _COVERAGE)
+
+
+def _start(model: nn.Module, inputs: Inputs | Moments) -> Signal | None:
+    """Read the signal that enters; None where it is not one tensor."""
+    if isinstance(inputs, Moments):
+        check_model(model)
+        return of_moments(inputs)
+    args, kwargs = arguments(model, inputs)
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    if len(tensors) != 1 or not tensors[0].numel():
+        return None
+    return of_input(tensors[0].detach().cpu())
+
+
+class _Walker:
+    """Walk through a tree of modules in call order, a row a layer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.rows: list[Layer] = []
+        self.names = rows(model)
+        self.calls: dict[nn.Module, int] = {}
+        self.unknown = ""  # the row behind which nothing is known
+
+    def walk(
+        self, module: nn.Module, name: str, signal: Signal | None
+    ) -> tuple[Signal | None, _Back]:
+        """Follow the signal through a module; return it, and the gradient's way back."""
+        if own_class(module).forward is nn.Sequential.forward:
+            return self._chain(module, name, signal)
+        if isinstance(module, Residual):
+            return self._residual(module, name, signal)
+        return self._layer(module, name, signal)
+
+    def _chain(
+        self, module: nn.Module, name: str, signal: Signal | None
+    ) -> tuple[Signal | None, _Back]:
+        backs: list[_Back] = []
+        for child_name, child in module.named_children():
+            signal, back = self.walk(child, f"{name}.{child_name}".lstrip("."), signal)
+            backs.append(back)
+
+        def through(gradient: Tensor | None) -> Tensor | None:
+            for back in reversed(backs):
+                gradient = back(gradient)
+            return gradient
+
+        return signal, through
+
+    def _residual(
+        self, module: Residual, name: str, signal: Signal | None
+    ) -> tuple[Signal | None, _Back]:
+        entering = None if signal is None else replace(signal, drawn=False)
+        branch, back = self.walk(module.branch, f"{name}.branch".lstrip("."), entering)
+        total = None
+        if signal is not None and branch is not None:
+            if branch.drawn:
+                total = added(signal, branch)
+            else:
+                self.unknown = "a sum of dependent parts"
+
+        def both(gradient: Tensor | None) -> Tensor | None:
+            of_branch = back(gradient)
+            return None if gradient is None or of_branch is None else gradient + of_branch
+
+        return total, both
+
+    def _layer(
+        self, module: nn.Module, name: str, signal: Signal | None
+    ) -> tuple[Signal | None, _Back]:
+        own = self._name(module, name)
+        after, law_back, note = self._law(module, own, signal)
+        place = len(self.rows)
+        self.rows.append(_row(module, own, after, note))
+
+        def back(gradient: Tensor | None) -> Tensor | None:
+            if gradient is None:
+                return None
+            self.rows[place] = replace(self.rows[place], grad=Moments(0.0, float(gradient.mean())))
+            return None if law_back is None else law_back(gradient)
+
+        return after, back
+
+    def _law(
+        self, module: nn.Module, name: str, signal: Signal | None
+    ) -> tuple[Signal | None, Backward | None, str]:
+        """Apply the layer's law, or say why there is none."""
+        note = f"no theory behind {self.unknown}" if self.unknown else "no theory"
+        if signal is not None:
+            try:
+                return *apply_law(module, signal), ""
+            except NoTheoryError as error:
+                note = str(error)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        after = restart(module)
+        if after is None:
+            self.unknown = self.unknown or name
+            return None, None, note
+        self.unknown = ""
+        return after, None, ""
+
+    def _name(self, module: nn.Module, path: str) -> str:
+        """Name a call as `measure` does."""
+        call = self.calls[module] = self.calls.get(module, 0) + 1
+        name = self.names.get(module, path or kind(module))
+        return name + (f"#{call}" if call > 1 else "")
+
+
+def _row(module: nn.Module, name: str, signal: Signal | None, note: str) -> Layer:
+    """Make a row of what is known."""
+    weight = getattr(module, "weight", None)
+    known = isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel()
+    law, band, shape = Moments(math.nan, math.nan), None, ()
+    if signal is not None:
+        law, shape = signal.moments, signal.shape or ()
+        band = signal.wander.band(law.second_moment, _COVERAGE)
+    return Layer(
+        name=name,
+        kind=kind(module),
+        shape=shape,
+        dtype=weight.dtype if isinstance(weight, Tensor) else None,
+        **_known_fans(module),
+        weight=Moments.of(weight) if isinstance(weight, Tensor) and known else None,
+        signal=law,
+        band=band,
+        note=note,
+    )
+
+
+def _known_fans(module: nn.Module) -> dict[str, float | None]:
+    try:
+        return fans(module)._asdict()
+    except ValueError:
+        return {"fan_in": None, "fan_out": None}

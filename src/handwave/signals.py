@@ -1,0 +1,161 @@
+"""A signal that is known by its moments alone, on its way through the layers."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from handwave.activations import Elementwise
+from handwave.moments import Moments
+from handwave.wandering import IDENTITY, Shaping, Units, Wander, of_tensor, one_input
+
+# Second moments of a gradient with respect to an output, position by position, to those with
+# respect to the input.
+Backward = Callable[[Tensor], Tensor]
+
+
+class NoTheoryError(ValueError):
+    """Say why a layer has no law; the message becomes the note of its row."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Hold what is known of an output over draws of the weights.
+
+    Args:
+        shape: of the output, the batch first; None where nobody told.
+        mean: E[y], averaged over inputs and units; shape (*map) of positions, or ().
+        second: E[y²], likewise.
+        common: E[y_i·y_k] of two units of one input.
+        wander: how alike the points are, and how far one network may stand off.
+        units: the units that were drawn last: y is a function of them.
+        function: that function, elementwise; None where y is none of Gaussian units.
+        base: the signal of those units, before any function; None where y is it itself.
+        sample: the model's own input, as long as nothing random has touched it.
+        drawn: whether weights have been drawn on the way.
+    """
+
+    shape: tuple[int, ...] | None
+    mean: Tensor
+    second: Tensor
+    common: float
+    wander: Wander
+    units: Units
+    function: Elementwise | None = None
+    base: "Signal | None" = field(default=None, repr=False)
+    sample: Tensor | None = field(default=None, repr=False)
+    drawn: bool = True
+
+    @property
+    def moments(self) -> Moments:
+        """Pool all positions."""
+        mean, second = float(self.mean.mean()), float(self.second.mean())
+        return Moments(mean, max(second - mean * mean, 0.0) if math.isfinite(second) else second)
+
+    @property
+    def map(self) -> tuple[int, ...]:
+        """Return the sizes of the axes after (batch, channels)."""
+        return () if self.shape is None else self.shape[2:]
+
+    def pooled(self, shape: tuple[int, ...] | None) -> "Signal":
+        """Forget the positions: another shape, and one number for all entries."""
+        kept = self.second.numel() == 1
+        return replace(
+            self,
+            shape=shape,
+            mean=self.mean.mean(),
+            second=self.second.mean(),
+            function=self.function if kept else None,
+        )
+
+    def summed_along(self, axis: int) -> Wander:
+        """Return how alike the points are that a layer sums along an axis."""
+        return self.wander if self.sample is None else of_tensor(self.sample, axis)
+
+
+def same(z: Tensor) -> Tensor:
+    """Return what came: the function of units that nothing was put on yet."""
+    return z
+
+
+def number(value: float) -> Tensor:
+    """Hold a moment without positions."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def fresh(
+    shape: tuple[int, ...] | None, mean: Tensor, second: Tensor, common: float, units: Units
+) -> Signal:
+    """Make the signal of units that were drawn just now, Gaussian by their many products."""
+    wander = units.through(IDENTITY)
+    return Signal(shape, mean, second, common, wander, units, same)
+
+
+def of_moments(moments: Moments) -> Signal:
+    """Start from a law: independent Gaussian entries, of a shape that nobody told."""
+    mean, second = number(moments.mean), number(moments.second_moment)
+    units = Units(one_input(), math.inf, 0.0)
+    start = fresh(None, mean, second, moments.mean * moments.mean, units)
+    return replace(start, drawn=False)
+
+
+def of_input(x: Tensor) -> Signal:
+    """Start from a tensor: its pooled moments, its shape, and how alike its points are."""
+    known = Moments.of(x) if x.is_floating_point() and x.numel() else Moments(math.nan, math.nan)
+    units = Units(one_input(), math.inf, 0.0)
+    mean, second = number(known.mean), number(known.second_moment)
+    start = fresh(tuple(x.shape), mean, second, known.mean * known.mean, units)
+    return replace(start, function=None, sample=x, drawn=False)
+
+
+def shaping(function: Elementwise, base: Signal) -> Shaping:
+    """Expand a function of Gaussian units at the average of their positions."""
+    return Shaping.of(function, base.moments.mean, base.moments.std)
+
+
+def added(one: Signal, other: Signal) -> Signal:
+    """Add a branch, behind fresh weights, to what entered it.
+
+    E[(x + y)²] = E[x²] + E[y²] + 2·E[x]·E[y], x and y being independent.
+    """
+    mean, second = one.mean + other.mean, one.second + other.second + 2 * one.mean * other.mean
+    common = one.common + other.common + 2 * one.moments.mean * other.moments.mean
+    maps = other.wander.far.dim() > 1
+    wander = _mixed(one.summed_along(1 if maps else -1), one, other, float(second.mean()))
+    alike = wander.mean(torch.square) + wander.noise
+    plain = one.function is same and other.function is same
+    return replace(
+        other,
+        mean=mean,
+        second=second,
+        common=common,
+        wander=wander,
+        # How far the sum stands off is settled; what a function makes of its units is not.
+        units=Units(wander, other.units.count, 2 * alike),
+        function=same if plain else None,
+        base=None,
+        sample=None,
+    )
+
+
+def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> Wander:
+    """Mix the likeness of two independent parts, and add up how far they stand off."""
+    mine, theirs = (part.moments.second_moment / (total or 1.0) for part in (one, other))
+    old, new = before, other.wander
+    parts = {
+        name: mine * getattr(old, name) + theirs * getattr(new, name)
+        for name in ("same", "far", "aligned", "near", "within")
+    }
+    cross = 4 * mine * theirs * old.mean(torch.square) ** 0.5 * new.mean(torch.square) ** 0.5
+    mixed = replace(new, **parts, noise=mine**2 * old.noise + theirs**2 * new.noise)
+    inherited = new.cumulants[1] >= old.cumulants[1]
+    # Without a normalization in it, a branch stands off as far as what entered it, and further.
+    kept = 1.0 if inherited else mine
+    fresh = new.cumulants[1] - old.cumulants[1] if inherited else new.cumulants[1]
+    return (
+        replace(mixed, cumulants=old.cumulants)
+        .scaled(kept)
+        .plus(fresh * theirs**2 + cross / other.units.count)
+    )

@@ -1,0 +1,194 @@
+"""Layers that add products up: what their sums are, over draws of the weights."""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from handwave.moments import Moments
+from handwave.running import own_class
+from handwave.signals import Backward, NoTheoryError, Signal, fresh, number
+from handwave.wandering import Units, Wander
+from handwave.weights import fans
+
+CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
+
+def expected_square(weight: Moments, squares: Tensor, square_of_sum: Tensor) -> Tensor:
+    """Return E[y²], y = Σ w_i·x_i, over all ways to deal out the entries of a weight.
+
+    E[y²] = v·B + (mean² − v/N)·A, with v = var·N/(N − 1), B = Σ x_i² and A = (Σ x_i)²: the N
+    entries are dealt without replacement, since their sum and sum of squares are known.
+
+    Args:
+        weight: moments of the weight's entries, count N.
+        squares: B, of any shape.
+        square_of_sum: A, of the same shape.
+    """
+    var = weight.var * weight.count / (weight.count - 1) if weight.count > 1 else 0.0
+    return var * squares + (weight.mean * weight.mean - var / weight.count) * square_of_sum
+
+
+def bias_moments(layer: nn.Module) -> Moments:
+    """Return the moments of a bias, zero without one."""
+    bias = getattr(layer, "bias", None)
+    return Moments.of(bias) if isinstance(bias, Tensor) else Moments(0.0, 0.0)
+
+
+def twin(layer: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+    """Copy a layer without its hooks and parametrizations, with another weight and bias."""
+    made = own_class(layer).__new__(own_class(layer))
+    made.__dict__.update(layer.__dict__)
+    made.__dict__.pop("weight", None)  # an older weight_norm keeps a plain tensor there
+    made.__dict__["_parameters"] = {"weight": weight, "bias": bias}
+    return made
+
+
+def linear(layer: nn.Linear, signal: Signal) -> tuple[Signal, Backward]:
+    """Sum along the last axis."""
+    shape = signal.shape
+    if shape is not None:
+        _check(layer, shape, len(shape) >= 1 and shape[-1] == layer.in_features, layer.in_features)
+        shape = (*shape[:-1], layer.out_features)
+    wander = signal.summed_along(-1).mapped(lambda old: old.reshape(len(old), -1).mean(1))
+    signal = signal.pooled(shape)
+    fan_in, fan_out = fans(layer)
+    after = _draw(
+        layer, signal, wander, (number(fan_in), signal.mean * fan_in, signal.second * fan_in)
+    )
+    factor = Moments.of(layer.weight).second_moment * fan_out
+    return after, lambda gradient: gradient.mean() * factor
+
+
+def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
+    """Sum over a window of positions, and over the channels of a group."""
+    axes = len(layer.kernel_size)
+    shape = signal.shape
+    if shape is None:
+        raise NoTheoryError("no theory without the input's size: pass a tensor")
+    fits = len(shape) in (axes + 1, axes + 2) and shape[-axes - 1] == layer.in_channels
+    _check(layer, shape, fits, layer.in_channels)
+    windows = _Windows(layer, shape[-axes:])
+    channels = layer.in_channels // layer.groups
+    parts = (torch.ones((), dtype=torch.float64), signal.mean, signal.second)
+    count, mean, second = (channels * windows.of(part.expand(shape[-axes:])) for part in parts)
+    wander = _seen_by_groups(windows.average(signal.summed_along(-axes - 1)), layer.groups)
+    shape = (*shape[: -axes - 1], layer.out_channels, *count.shape)
+    after = _draw(layer, replace(signal, shape=shape), wander, (count, mean, second))
+    factor = Moments.of(layer.weight).second_moment * layer.out_channels / layer.groups
+    return after, lambda gradient: factor * windows.transposed(gradient.expand(count.shape))
+
+
+def embedding(layer: nn.Embedding, signal: Signal) -> tuple[Signal, Backward]:
+    """Pick rows: no sum, and as Gaussian as the weight is."""
+    weight, ids = Moments.of(layer.weight), signal.sample
+    if ids is None or ids.is_floating_point():
+        raise NoTheoryError("no theory without integer inputs: pass a tensor of indices")
+    # Two tokens are alike entirely, or only in the weight's mean.
+    shared = _ratio(weight.mean * weight.mean, weight.second_moment)
+    other = signal.summed_along(-1)
+    wander = other.mapped(lambda equal: equal + (1 - equal) * shared)
+    known = 2 / layer.num_embeddings
+    units = Units(wander, float(layer.embedding_dim), known)
+    shape = (*ids.shape, layer.embedding_dim)
+    mean, second = number(weight.mean), number(weight.second_moment)
+    return fresh(shape, mean, second, weight.mean**2, units), lambda gradient: gradient
+
+
+def _check(layer: nn.Module, shape: tuple[int, ...], fits: bool, size: int) -> None:
+    """Refuse an input that the layer would refuse."""
+    if not fits:
+        raise ValueError(
+            f"{own_class(layer).__name__} sums {size} numbers, but gets an input of shape {shape}"
+        )
+
+
+def _draw(
+    layer: nn.Module, signal: Signal, wander: Wander, sums: tuple[Tensor, Tensor, Tensor]
+) -> Signal:
+    """Draw a layer's units; sums = products behind one of them, Σ E[x] and Σ E[x²]."""
+    weight, bias = Moments.of(layer.weight), bias_moments(layer)
+    count, total, squares = sums
+    # E[(Σx)²]: of count² pairs of inputs, count are squares; the others have E[x_i·x_k] = common.
+    alike = _ratio(signal.common, float(signal.second.mean()))
+    square_of_sum = squares * (1 + (count - 1) * alike)
+    mean = weight.mean * total
+    second = expected_square(weight, squares, square_of_sum)
+    second = second + 2 * mean * bias.mean + bias.second_moment
+    shared = expected_square(weight, 0 * squares, square_of_sum) + 2 * mean * bias.mean
+    share = _ratio(bias.second_moment, float(second.mean()))
+    units = _units(wander, fans(layer).fan_in, float(_width(layer)), share)
+    common = float(shared.mean()) + bias.mean**2
+    return fresh(signal.shape, mean + bias.mean, second, common, units)
+
+
+def _units(wander: Wander, fan_in: float, width: float, bias_share: float) -> Units:
+    """Draw units of which a share of the second moment is their bias, known and common to all."""
+    rest = 1 - bias_share
+    mixed = wander.mapped(lambda likeness: rest * likeness + bias_share).scaled(rest)
+    mixed = replace(mixed, noise=mixed.noise * rest * rest)
+    return Units(mixed, width, 2 * rest * rest / fan_in + 2 * bias_share * bias_share)
+
+
+def _width(layer: nn.Module) -> int:
+    return layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+class _Windows:
+    """Add up the positions that one output of a convolution sees, as the layer itself does."""
+
+    def __init__(self, layer: _ConvNd, sizes: tuple[int, ...]) -> None:
+        ones = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
+        self.layer = twin(layer, ones)
+        self.layer.groups = self.layer.in_channels = self.layer.out_channels = 1
+        self.sizes = sizes
+
+    def of(self, numbers: Tensor) -> Tensor:
+        """Add up a map: (*map) to (*map of the output)."""
+        return self.stacked(numbers[None])[0]
+
+    def stacked(self, maps: Tensor) -> Tensor:
+        """Add up several maps: (maps, *map) to (maps, *map of the output)."""
+        return self.layer.forward(maps[:, None])[:, 0]
+
+    def transposed(self, gradient: Tensor) -> Tensor:
+        """Hand each output's number to all the positions that it sees."""
+        with torch.enable_grad():
+            start = torch.ones(self.sizes, dtype=torch.float64, requires_grad=True)
+            return torch.autograd.grad(self.of(start), start, gradient)[0]
+
+    def average(self, wander: Wander) -> Wander:
+        """Average likeness over windows; what is noise in it averages out, where it differs."""
+        ones = torch.ones(self.sizes, dtype=torch.float64)
+        count = self.of(ones).clamp_min(1e-9)
+        seen = float(count.mean())
+        kept = 1 / seen + max(1 - 1 / seen, 0) * float(wander.near.square().mean())
+        share = wander.share * math.prod(self.sizes) / count.numel()
+        averaged = wander.mapped(lambda likeness: self.stacked(self._map(likeness)) / count)
+        return replace(averaged, noise=wander.noise * min(kept, 1.0), share=min(share, 1.0))
+
+    def _map(self, likeness: Tensor) -> Tensor:
+        """Give likeness a map if it has none."""
+        likeness = likeness if likeness.dim() > 1 else likeness.reshape(-1, *[1] * len(self.sizes))
+        return likeness.expand(len(likeness), *self.sizes)
+
+
+def _seen_by_groups(wander: Wander, groups: int) -> Wander:
+    """Let each unit see one group of channels: likeness over fewer numbers is noisier."""
+    if groups == 1:
+        return wander
+    noise = wander.noise + (groups - 1) * (wander.noise + float(wander.far.var(correction=0)))
+    return replace(wander, noise=min(noise, 1.0))

@@ -1,0 +1,350 @@
+"""How far one network wanders from the average one: what finite width does."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from handwave.activations import Elementwise
+
+Cumulants = tuple[float, float, float]
+
+# Points whose likeness is followed: all pairs of so many vectors, so many pairs of maps.
+_VECTORS, _MAPS, _TOKENS = 256, 48, 4096
+
+_TERMS = 48  # of a Hermite series
+
+
+@dataclass(frozen=True)
+class Wander:
+    """Follow how alike the points of a batch are, and how far their second moment may stand off.
+
+    A point is one input, of a convolution one position of one input. Likeness is the dot
+    product of two points over the mean square length: 1 for a point with itself, on average.
+    A pooled second moment over m fresh units has relative variance (2/m)·mean(likeness²).
+
+    Args:
+        same, far: likeness of points with themselves, and of different points; (pairs, *map).
+        aligned: of different inputs at the same position.
+        near: of neighbours in one input.
+        within: of any two positions of one input.
+        share: of all pairs, those of a point with itself: 1/points.
+        noise: variance of one likeness over draws of the weights so far.
+        cumulants: of the log of the pooled second moment over its expectation.
+    """
+
+    same: Tensor
+    far: Tensor
+    aligned: Tensor
+    near: Tensor
+    within: Tensor
+    share: float
+    noise: float = 0.0
+    cumulants: Cumulants = (0.0, 0.0, 0.0)
+
+    def mapped(self, fn: Callable[[Tensor], Tensor]) -> "Wander":
+        """Apply a function to every likeness."""
+        parts = {name: fn(getattr(self, name)) for name in _CLASSES}
+        return replace(self, **parts)
+
+    def mean(self, fn: Callable[[Tensor], Tensor], power: float = 2.0) -> float:
+        """Average a function of the likeness over all pairs of points.
+
+        Args:
+            fn: of the likeness.
+            power: with which fn grows where a point is longer than others.
+        """
+        one = torch.ones((), dtype=torch.float64)
+        longer = float((self.same.clamp_min(0) ** power).mean())
+        return self.share * float(fn(one)) * longer + (1 - self.share) * float(fn(self.far).mean())
+
+    def scaled(self, slope: float) -> "Wander":
+        """Put a power law behind the second moment: its log is multiplied."""
+        first, second, third = self.cumulants
+        return replace(self, cumulants=(first * slope, second * slope**2, third * slope**3))
+
+    def plus(self, variance: float) -> "Wander":
+        """Multiply the second moment by an independent factor of that relative variance."""
+        fresh = _log_gamma(variance)
+        first, second, third = (a + b for a, b in zip(self.cumulants, fresh, strict=True))
+        return replace(self, cumulants=(first, second, third))
+
+    def flat(self, positions: int, pairs: str = "aligned") -> "Wander":
+        """Turn positions into units: inputs are alike as their positions are, on average."""
+        if self.far.dim() == 1:
+            return replace(self, share=min(self.share * positions, 1.0))
+        kept = 1 / positions + (1 - 1 / positions) * float(self.within.square().mean())
+        averaged = self.mapped(lambda likeness: likeness.flatten(1).mean(1))
+        far = getattr(averaged, pairs)
+        share = min(self.share * positions, 1.0)
+        return replace(averaged, far=far, share=share, noise=self.noise * min(kept, 1.0))
+
+    def band(self, second_moment: float, coverage: float) -> tuple[float, float]:
+        """Return what holds the pooled second moment with the probability `coverage`."""
+        tail = (1 - coverage) / 2
+        low, high = (_quantile(self.cumulants, p) for p in (tail, 1 - tail))
+        return second_moment * math.exp(low), second_moment * math.exp(high)
+
+
+_CLASSES = ("same", "far", "aligned", "near", "within")
+
+
+def one_input(cumulants: Cumulants = (0.0, 0.0, 0.0)) -> Wander:
+    """Assume nothing about the inputs: as alike as can be, which wanders most."""
+    one = torch.ones(1, dtype=torch.float64)
+    return Wander(one, one, one, one, one, 1.0, cumulants=cumulants)
+
+
+def of_tensor(x: Tensor, axis: int) -> Wander:
+    """Measure how alike the points of an input are; `axis` is the one that layers sum over.
+
+    What follows that axis is a map of positions; what precedes it counts inputs.
+    """
+    if not x.is_floating_point():
+        return _of_ids(x)
+    points = x.detach().to("cpu", torch.float64).movedim(axis, -1)  # (batch, *map, units)
+    maps = x.dim() - 1 - axis % x.dim()
+    lead = points.dim() - 1 - maps
+    points = points.reshape(-1, *points.shape[lead:])
+    square = float(points.square().sum(-1).mean())
+    if not (square > 0 and math.isfinite(square)):
+        return one_input()
+    points = points / math.sqrt(square)
+    share = 1 / points[..., 0].numel()
+    return _of_maps(points, share) if maps else _of_vectors(points, share)
+
+
+def _of_ids(ids: Tensor) -> Wander:
+    """Compare tokens: 1 where two are the same, 0 where they are not."""
+    counts = ids.unique(return_counts=True)[1].to(torch.float64)
+    total = float(counts.sum())
+    equal = float((counts * (counts - 1)).sum()) / max(total * (total - 1), 1.0)
+    # As often 1 as two places of the input hold the same token.
+    far = (torch.arange(_TOKENS, dtype=torch.float64) + 0.5 < equal * _TOKENS).to(torch.float64)
+    return Wander(torch.ones(1, dtype=torch.float64), far, far, far, far, 1 / total)
+
+
+def _of_vectors(points: Tensor, share: float) -> Wander:
+    """Take all pairs of some vectors; points (vectors, units)."""
+    some = points[_drawn(len(points), min(len(points), _VECTORS))]
+    gram = some @ some.T
+    off = gram[tuple(torch.triu_indices(len(some), len(some), 1))]
+    far = off if len(off) else torch.ones(1, dtype=torch.float64)
+    return Wander(gram.diagonal(), far, far, far, far, share)
+
+
+def _of_maps(points: Tensor, share: float) -> Wander:
+    """Take some pairs of images, shifted against each other; points (batch, *map, units)."""
+    sizes = points.shape[1:-1]
+    first, other = _drawn(len(points), _MAPS), torch.arange(_MAPS) % max(len(points) - 1, 1)
+    second = (first + 1 + other) % len(points)
+    none = torch.zeros(_MAPS, len(sizes), dtype=torch.int64)
+    some = torch.stack([_drawn(size, _MAPS) for size in sizes], dim=1)
+    # The neighbours in each direction, and those across.
+    near = torch.tensor([s for s in itertools.product((0, 1), repeat=len(sizes)) if any(s)])
+    near = near[torch.arange(_MAPS) % len(near)]
+    return Wander(
+        same=_products(points, first, first, none),
+        far=_products(points, first, second, some),
+        aligned=_products(points, first, second, none),
+        near=_products(points, first, first, near),
+        within=_products(points, first, first, some),
+        share=share,
+    )
+
+
+def _products(points: Tensor, first: Tensor, second: Tensor, shifts: Tensor) -> Tensor:
+    """Multiply images of the batch position by position; (pairs, *map)."""
+    axes = tuple(range(points.dim() - 2))
+    return torch.stack(
+        [
+            (points[a] * points[b].roll(tuple(map(int, shift)), axes)).sum(-1)
+            for a, b, shift in zip(first, second, shifts, strict=True)
+        ]
+    )
+
+
+def _drawn(below: int, count: int) -> Tensor:
+    """Draw whole numbers, the same ones every time, without repetition as long as there are."""
+    order = torch.randperm(below, generator=torch.Generator().manual_seed(0))
+    return order[torch.arange(count) % below]
+
+
+def _log_gamma(variance: float) -> Cumulants:
+    """Return the cumulants of log(χ²_ν/ν), the relative variance of χ²_ν/ν being 2/ν."""
+    if variance <= 0:
+        return 0.0, 0.0, 0.0
+    half = torch.tensor(1 / variance, dtype=torch.float64)
+    return (
+        float(torch.digamma(half) - half.log()),
+        float(torch.polygamma(1, half)),
+        float(torch.polygamma(2, half)),
+    )
+
+
+@cache
+def _quantile(cumulants: Cumulants, p: float) -> float:
+    """Invert the law of b + a·log(χ²_ν) that has these three cumulants.
+
+    Exact for one layer; for many it tends to the normal law, as their sum does.
+    """
+    mean, var, third = cumulants
+    if var <= 0:
+        return mean
+    normal = mean - math.sqrt(2 * var) * float(torch.erfinv(torch.tensor(1 - 2 * p).double()))
+    skew = -third / var**1.5
+    if skew < 1e-3:  # ν above 10⁶
+        return normal
+    half = _bisect(lambda h: _skew(h) - skew, 1e-3, 1e7)
+    quantile = math.log(_bisect(lambda x: p - _gamma_cdf(half, x), 1e-300, 50 + 4 * half))
+    first, second, _ = _log_gamma(1 / half)
+    scale = math.sqrt(var / second)
+    return mean + scale * (quantile - math.log(half) - first)
+
+
+def _skew(half: float) -> float:
+    """Return −κ₃/κ₂^1.5 of log Γ(half): it falls from 2 to 0."""
+    _, var, third = _log_gamma(1 / half)
+    return -third / var**1.5
+
+
+def _gamma_cdf(half: float, x: float) -> float:
+    a, b = (torch.tensor(v, dtype=torch.float64) for v in (half, x))
+    return float(torch.special.gammainc(a, b))
+
+
+def _bisect(fn: Callable[[float], float], low: float, high: float) -> float:
+    """Find where a falling function crosses zero, halving on a log scale."""
+    for _ in range(200):
+        middle = math.sqrt(low) * math.sqrt(high)
+        low, high = (middle, high) if fn(middle) > 0 else (low, middle)
+    return math.sqrt(low) * math.sqrt(high)
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """Hold what an elementwise function does to likeness, as two Hermite series.
+
+    E[f(z_a)f(z_b)] = Σ v_k·ρᵏ and E[f(z_a)²f(z_b)²] = Σ s_k·ρᵏ, z Gaussian of correlation ρ.
+
+    Args:
+        values: v_k, shape (terms,).
+        squares: s_k, shape (terms,).
+        second: E[f²].
+        slope: d log E[f²] / d log Var(z).
+        mean_share: of the second moment of z, what its mean contributes.
+    """
+
+    values: Tensor
+    squares: Tensor
+    second: float = 1.0
+    slope: float = 1.0
+    mean_share: float = 0.0
+
+    @classmethod
+    def of(cls, fn: Elementwise, mean: float, std: float) -> "Shaping":
+        """Expand f(mean + std·t), t standard normal."""
+        t, weights, hermite = _grid()
+        y = fn(mean + std * t)
+        second = float(weights @ y**2)
+        values = (hermite @ (weights * y)).square()
+        coefficients = hermite @ (weights * y**2)
+        squares = coefficients.square()
+        # What the series leave out stands in their last terms, so that ρ = 1 is exact.
+        values[-1] += max(second - float(values.sum()), 0.0)
+        squares[-1] += max(float(weights @ y**4) - float(squares.sum()), 0.0)
+        slope = float(coefficients[2]) / (math.sqrt(2) * second) if second else 0.0
+        share = mean * mean / (mean * mean + std * std) if std else 0.0
+        return cls(values, squares, second, slope, share)
+
+    def correlation(self, likeness: Tensor) -> Tensor:
+        """Take the mean out of a likeness of the z."""
+        return ((likeness - self.mean_share) / (1 - self.mean_share)).clamp(-1, 1)
+
+    def product(self, rho: float) -> float:
+        """Return E[f(z_a)f(z_b)]."""
+        return float(_series(self.values, torch.tensor(rho, dtype=torch.float64)))
+
+    def likeness(self, old: Tensor) -> Tensor:
+        """Return the likeness of the f(z) from that of the z."""
+        return _series(self.values, self.correlation(old)) / self.second
+
+    def spread(self, old: Tensor, noise: float) -> Tensor:
+        """Return Cov(f(z_a)², f(z_b)²)/E[f²]²; the likeness itself is off by the noise."""
+        rho = self.correlation(old)
+        bent = _series(_derivative(_derivative(self.squares)), rho) / (1 - self.mean_share) ** 2
+        covariance = _series(self.squares, rho) - self.squares[0] + bent * noise / 2
+        return covariance / self.second**2
+
+    def steepness(self, old: Tensor) -> Tensor:
+        """Return the factor on a small error of the likeness."""
+        slope = _series(_derivative(self.values), self.correlation(old))
+        return slope / self.second / (1 - self.mean_share)
+
+
+# f(z) = z: the series end.
+IDENTITY = Shaping(
+    torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([1.0, 0, 2], dtype=torch.float64)
+)
+
+
+@dataclass(frozen=True)
+class Units:
+    """Hold freshly drawn units, before and after whatever function is put on them.
+
+    Args:
+        wander: likeness of the points as the units see them, and how far their second moment
+            stands off before the draw.
+        count: how many units.
+        known: of the relative variance 2·mean(likeness²) of one unit, what is known beforehand:
+            the weights' own mean square explains 2/fan_in, that of a bias its part.
+    """
+
+    wander: Wander
+    count: float
+    known: float
+
+    def through(self, shaping: Shaping) -> Wander:
+        """Follow f(z) for all units z; relative variance mean(Cov(f_a², f_b²))/E[f²]²/count."""
+        if not shaping.second:
+            return self.wander
+        before = self.wander
+        power = 2 * shaping.slope
+        spread = before.mean(lambda likeness: shaping.spread(likeness, before.noise), power)
+        fresh = max(spread - shaping.slope**2 * self.known, 0.0) / self.count
+        after = before.scaled(shaping.slope).plus(fresh)
+        # Var(f_a·f_b) = 1 + spread − likeness², less what all pairs have in common.
+        alike = before.mean(lambda likeness: shaping.likeness(likeness).square(), power)
+        steep = before.mean(lambda likeness: shaping.steepness(likeness).square())
+        noise = steep * before.noise + (1 + spread - alike * (1 + spread)) / self.count
+        shaped = after.mapped(shaping.likeness)
+        same = before.same.clamp_min(0) ** shaping.slope
+        return replace(shaped, same=same / same.mean(), noise=min(max(noise, 0.0), 1.0))
+
+
+def _series(terms: Tensor, rho: Tensor) -> Tensor:
+    """Sum terms_k·ρᵏ by Horner's rule."""
+    total = torch.zeros_like(rho)
+    for term in terms.flip(0):
+        total = total * rho + term
+    return total
+
+
+def _derivative(terms: Tensor) -> Tensor:
+    return terms[1:] * torch.arange(1, len(terms), dtype=torch.float64)
+
+
+@cache
+def _grid() -> tuple[Tensor, Tensor, Tensor]:
+    """Return nodes, Gaussian weights, and normalised Hermite polynomials (terms, nodes)."""
+    edge, count = 10.0, 8001
+    t = torch.linspace(-edge, edge, count, dtype=torch.float64)
+    weights = torch.exp(-t * t / 2) * (2 * edge / (count - 1)) / math.sqrt(2 * math.pi)
+    rows = [torch.ones_like(t), t]
+    for k in range(1, _TERMS - 1):
+        rows.append((t * rows[-1] - math.sqrt(k) * rows[-2]) / math.sqrt(k + 1))
+    return t, weights, torch.stack(rows)
