@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from handwave.differentiating import apart, catch, differentiable, scalar, unit_gradient
 from handwave.moments import Moments
 from handwave.running import (
     Inputs,
@@ -20,6 +21,7 @@ from handwave.running import (
     rows,
     watched,
 )
+from handwave.totals import quick_moments, spread, zeros
 from handwave.traces import Layer, Trace
 from handwave.weights import fans
 
@@ -114,7 +116,10 @@ def record(  # noqa: PLR0913, PLR0917 - what measure takes, and one more
     with (
         nothing_left_behind(model),
         eager(model),
+        # What a caller's inference mode makes cannot be differentiated.
+        torch.inference_mode(torch.is_inference_mode_enabled() and not backward),
         torch.set_grad_enabled(backward),
+        apart(rows(model) if backward and look else ()),
         watched(model, recorder.watch),
     ):
         output = model(*args, **kwargs)
@@ -133,20 +138,20 @@ class _Recorder:
     rows: list[Layer] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     edges: dict[tuple[int, str], GradientEdge] = field(default_factory=dict)
+    differentiating: bool = False
 
     def watch(self, module: nn.Module, name: str, args: Any, kwargs: Any, result: Any) -> Any:
-        """Measure one call."""
+        """Measure one call; where a gradient would get lost, hand on another tensor."""
+        output, replaced = next(floating(result), None), None
+        if self.backward and output is not None and torch.is_grad_enabled():
+            output, replaced = differentiable(output, result, (args, kwargs))
+        if self.differentiating:  # a checkpoint runs its layers once more
+            return replaced
         self.seen.append(Seen(module))
-        output = next(floating(result), None)
         if output is None or not output.numel():
             note = "no floating output" if output is None else "empty output"
             self.rows.append(_row(module, name, note=note))
-            return None
-        replaced = None
-        if self.backward and not output.requires_grad and output is result:
-            # All that came before is frozen: the gradient begins here. A clone is no leaf, so
-            # that the model may go on to write in it.
-            output = replaced = output.detach().requires_grad_().clone()
+            return replaced
         if self.backward:
             self._mark(output, "output")
             if self.look:
@@ -163,56 +168,66 @@ class _Recorder:
             self.edges[len(self.rows), side] = get_gradient_edge(tensor)
 
     def _measured(self, row: Layer, module: nn.Module, output: Tensor) -> Layer:
-        row = replace(row, shape=tuple(output.shape), dtype=output.dtype)
+        signal = self._moments(output)
+        row = replace(row, shape=tuple(output.shape), dtype=output.dtype, signal=signal)
         if not self.detail:
-            return replace(row, signal=_quick_moments(output))
+            return row
         axis = 1 if output.dim() == 3 and not getattr(module, "batch_first", True) else 0
-        zeros = 1 - int(output.count_nonzero()) / output.numel()
-        return replace(row, signal=Moments.of(output), spread=_spread(output, axis), zeros=zeros)
+        return replace(row, spread=spread(output, axis, signal), zeros=zeros(output))
+
+    def _moments(self, tensor: Tensor) -> Moments:
+        return quick_moments(tensor, 1e-6 if self.detail else 1e-4)
 
     def differentiate(self, output: Any, loss: Callable[[Any], Tensor] | None) -> None:
-        """Differentiate once, and measure the gradient at every row."""
-        total = loss(output) if loss else _against_noise(output)
-        if not isinstance(total, Tensor) or total.numel() != 1:
-            shape = tuple(total.shape) if isinstance(total, Tensor) else type(total).__name__
-            raise TypeError(f"loss must return a tensor of one number, got {shape}")
-        if not total.requires_grad:
-            raise ValueError("the model's output depends on no layer: nothing to differentiate")
-        found = torch.autograd.grad(total, list(self.edges.values()), allow_unused=True)
-        for (row, side), grad in zip(self.edges, found, strict=True):
-            if grad is not None and grad.numel():
-                self._take(row, side, grad)
+        """Differentiate once, and measure the gradient at every row as it passes."""
+        self.differentiating = True
+        start = scalar(loss(output)) if loss else unit_gradient(output)
+        catch(*start, self.edges, self._take)
+        if not loss:
+            self._say("no loss: a unit Gaussian gradient entered")
 
-    def _take(self, row: int, side: str, grad: Tensor) -> None:
+    def _take(self, key: tuple[int, str], grad: Tensor) -> None:
         """Measure the gradient on one side of a row."""
+        row, side = key
         if side == "input":
-            self.seen[row].input_grad = Moments.of(grad)
+            self.seen[row].input_grad = self._moments(grad)
             return
-        self.rows[row] = replace(self.rows[row], grad=Moments.of(grad))
+        self.rows[row] = replace(self.rows[row], grad=self._moments(grad))
         if self.look:
             self.seen[row].backward = self.look.backward(self.seen[row].module, grad)
 
+    def _say(self, note: str) -> None:
+        """Add a note to the last row that has a gradient."""
+        for place in reversed(range(len(self.rows))):
+            if self.rows[place].grad:
+                self.rows[place] = replace(self.rows[place], note=note)
+                return
+
     def trace(self, model: nn.Module) -> Trace:
-        """Add the layers with weights that were never called, and what the weights are."""
+        """Add the modules that were never called, the fans, and what the weights are."""
         called = {seen.module for seen in self.seen}
         for module, name in rows(model).items():
-            if module not in called and any(True for _ in module.parameters()):
+            if module not in called:
                 self.seen.append(Seen(module))
                 self.rows.append(_row(module, name, "never called"))
-        if self.detail:
-            # After the run: a spectral norm takes a step each time that its weight is looked at.
-            weights = {module: _weight(module) for module in {seen.module for seen in self.seen}}
-            pairs = zip(self.rows, self.seen, strict=True)
-            self.rows = [replace(row, weight=weights[seen.module]) for row, seen in pairs]
-        return Trace(tuple(self.rows))
+        # After the run: a spectral norm takes a step each time that its weight is looked at.
+        known = {module: self._known(module) for module in {seen.module for seen in self.seen}}
+        pairs = zip(self.rows, self.seen, strict=True)
+        return Trace(tuple(replace(row, **known[seen.module]) for row, seen in pairs))
+
+    def _known(self, module: nn.Module) -> dict[str, Any]:
+        """Return what a row says of its module, whatever went through it."""
+        try:
+            fan_in, fan_out = fans(module)
+        except ValueError:  # no layer with one weight
+            fan_in = fan_out = None
+        weight = _weight(module) if self.detail else None
+        return {"fan_in": fan_in, "fan_out": fan_out, "weight": weight}
 
 
 def _row(module: nn.Module, name: str, note: str = "") -> Layer:
     """Start a row with what is known without running."""
-    fan_in = fan_out = None
-    if isinstance(module, nn.Linear):
-        fan_in, fan_out = fans(module)
-    return Layer(name, kind(module), (), None, fan_in, fan_out, None, _UNKNOWN, note=note)
+    return Layer(name, kind(module), (), None, None, None, None, _UNKNOWN, note=note)
 
 
 def _weight(module: nn.Module) -> Moments | None:
@@ -222,39 +237,3 @@ def _weight(module: nn.Module) -> Moments | None:
         if isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel():
             return Moments.of(weight)
         return None
-
-
-def _against_noise(output: Any) -> Tensor:
-    """Multiply the output with a standard normal gradient, so that this is what enters."""
-    first = next(floating(output), None)
-    if first is None:
-        raise ValueError(
-            f"nothing to differentiate: the model returned {type(output).__name__} without a "
-            "floating tensor; pass loss="
-        )
-    return (first * torch.randn_like(first)).sum()
-
-
-def _spread(output: Tensor, axis: int) -> float | None:
-    """Return the variance along the axis of inputs, averaged over everything else."""
-    if output.dim() < 2 or output.shape[axis] < 2:
-        return None
-    units = output.movedim(axis, 0).flatten(1)  # (batch, units)
-    total = 0.0
-    for part in units.split(max(1, (1 << 16) // units.shape[0]), dim=1):
-        wide = part.to(torch.float64)
-        total += float((wide - wide.mean(dim=0)).square_().sum())
-    return total / units.numel()
-
-
-def _quick_moments(output: Tensor) -> Moments:
-    """Sum in the output's own precision, and again in float64 where that is not good enough."""
-    if output.dtype in (torch.float32, torch.float64):
-        count = output.numel()
-        mean = float(output.mean())
-        var = (
-            float(torch.linalg.vector_norm(output, dtype=torch.float64)) ** 2 / count - mean * mean
-        )
-        if math.isfinite(var) and var > 0 and mean * mean <= 1000 * var:
-            return Moments(mean, var, count)
-    return Moments.of(output)

@@ -1,9 +1,12 @@
 """Run a model under watch: know its layers by name, and leave nothing behind."""
 
+import copy
 import random
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,15 @@ Watcher = Callable[[nn.Module, str, tuple[Any, ...], dict[str, Any], Any], Any]
 # Wrappers put these between a module's name and its owner's.
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
 
+# Attributes of these types, and of no class that may do more than they do, get their contents
+# back; a module's parameters, buffers, children and hooks are among them.
+_CONTAINERS = (list, dict, OrderedDict, defaultdict, set, deque)
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+# Integers as wide as an entry: two tensors are the same bit for bit if these are equal.
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def arguments(model: Any, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Split inputs into positional and keyword arguments, copied: a model may write in them.
@@ -34,7 +46,7 @@ def arguments(model: Any, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
         return (_copied(inputs),), {}
     if isinstance(inputs, tuple):
         return tuple(map(_copied, inputs)), {}
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):  # what a tokenizer returns is one, and no dict
         return (), {name: _copied(value) for name, value in inputs.items()}
     raise TypeError(
         "inputs must be a tensor, a tuple of positional or a dict of keyword arguments, "
@@ -46,21 +58,28 @@ def check_model(model: Any) -> None:
     """Refuse what is no module, or has no weights yet."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a module, got {type(model).__name__}")
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+    lazy = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+    if any(isinstance(tensor, lazy) for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError("a lazy layer has no weights yet: call the model once on an input first")
 
 
 def _copied(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value.detach().clone().requires_grad_(value.requires_grad)
+    """Copy the tensors of an argument, also in lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    if type(value) in {list, tuple}:
+        return type(value)(map(_copied, value))
+    if type(value) is dict:
+        return {key: _copied(part) for key, part in value.items()}
+    return value
 
 
 def rows(model: nn.Module) -> dict[nn.Module, str]:
     """Name the modules that are one row each, as their owner does, in order of definition.
 
     These are the modules without children, and attention as a whole; a parametrized layer is
-    one; the prefixes of wrappers are left out; a shared module has its first name.
+    one; containers that cannot be called are none; the prefixes of wrappers are left out; a
+    shared module has its first name.
     """
     names: dict[nn.Module, str] = {}
     for name, module in _leaves(model):
@@ -71,7 +90,9 @@ def rows(model: nn.Module) -> dict[nn.Module, str]:
 def _leaves(module: nn.Module, path: tuple[str, ...] = ()) -> Iterator[tuple[str, nn.Module]]:
     children = {name: m for name, m in module.named_children() if name != "parametrizations"}
     if not children or isinstance(module, nn.MultiheadAttention):
-        yield ".".join(path) or kind(module), module
+        # A ParameterList and its like have no forward of their own.
+        if getattr(module.forward, "__func__", None) is not nn.Module.forward:
+            yield ".".join(path) or kind(module), module
         return
     # DataParallel and its like: one child called "module", right at the top.
     wrapper = not path and list(children) == ["module"]
@@ -110,67 +131,130 @@ def floating(value: Any) -> Iterator[Tensor]:
 @contextmanager
 def watched(model: nn.Module, watcher: Watcher) -> Iterator[None]:
     """Call the watcher after every call of a row's module, until the context ends."""
-    names, calls = rows(model), dict[nn.Module, int]()
+    calls = dict[nn.Module, int]()
 
-    def hook(module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
+    # The module is bound, not taken from the call: a replica of DataParallel's is another one.
+    def hook(module: nn.Module, name: str, _: Any, args: Any, kwargs: Any, result: Any) -> Any:
         call = calls[module] = calls.get(module, 0) + 1
-        name = names[module] + (f"#{call}" if call > 1 else "")
-        return watcher(module, name, args, kwargs, result)
+        return watcher(module, name + (f"#{call}" if call > 1 else ""), args, kwargs, result)
 
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in names]
-    try:
+    with ExitStack() as stack:
+        for module, name in rows(model).items():
+            bound = partial(hook, module, name)
+            stack.callback(module.register_forward_hook(bound, with_kwargs=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def eager(model: nn.Module) -> AbstractContextManager[object]:
     """Let a compiled model run its layers one by one: only these have outputs to look at."""
-    if any(hasattr(module, "_orig_mod") for module in model.modules()):
+    if any(map(_is_compiled, model.modules())):
         return torch.compiler.set_stance("force_eager")
     return nullcontext()
 
 
+def _is_compiled(module: nn.Module) -> bool:
+    """See whether a module, its forward or what it holds came out of torch.compile."""
+    parts = (module.forward, *vars(module).values())
+    return any(hasattr(part, "_torchdynamo_orig_callable") for part in parts)
+
+
 @contextmanager
 def nothing_left_behind(model: nn.Module) -> Iterator[None]:
-    """Bring back everything in and around the model that a run may change."""
+    """Bring back everything in and around the model that a run may change.
+
+    Bit for bit: parameters, buffers and other tensors that are attributes (the objects, their
+    values, gradients and flags), every other attribute of every module, with the contents of
+    its lists, dicts and sets, and the states of random generators.
+    """
     with ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
         stack.callback(torch.set_rng_state, torch.get_rng_state())
         if torch.cuda.is_initialized():
             stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-        for module in model.modules():
-            stack.callback(setattr, module, "training", module.training)
-        own_code = any(not type(m).__module__.startswith("torch.nn.") for m in model.modules())
-        for module in model.modules():
+        anything = any(map(_may_do_anything, model.modules()))
+        held = {id(t): (t, m) for m in model.modules() for t in _tensors(vars(m), anything)}
+        for tensor, module in held.values():
             # torch's own forwards write in buffers only, but for an embedding with max_norm;
             # copying every weight of a large model is kept for models that may do anything.
-            may_write = own_code or getattr(module, "max_norm", None) is not None
-            for tensors, kept in ((module._parameters, may_write), (module._buffers, True)):
-                stack.callback(_put_back, tensors, dict(tensors), _copies(tensors, kept))
+            own = not anything and getattr(module, "max_norm", None) is None
+            written = not (own and isinstance(tensor, nn.Parameter))
+            stack.callback(_remembered(tensor, written))
+        for module in model.modules():
+            stack.callback(_attributes(vars(module)))
         yield
 
 
-def _copies(tensors: Mapping[str, Tensor | None], kept: bool) -> list[tuple[Any, ...]]:
-    """Remember each tensor's value (if kept), gradient and flag."""
-    return [
-        (t, t.detach().clone() if kept else None, t.grad, t.requires_grad)
-        for t in tensors.values()
-        if t is not None
-    ]
+def _may_do_anything(module: nn.Module) -> bool:
+    """Tell code that is neither torch's nor ours: a class, or a hook."""
+    hooks = [hook for name in _HOOKS for hook in getattr(module, name).values()]
+    known = ("torch.nn.", "handwave.")
+    codes = (own_class(module), *hooks)
+    return not all((getattr(code, "__module__", None) or "").startswith(known) for code in codes)
 
 
-def _put_back(
-    tensors: dict[str, Any], before: dict[str, Any], copies: list[tuple[Any, ...]]
-) -> None:
-    """Put the same tensor objects back, and into them the same values."""
-    tensors.clear()
-    tensors.update(before)
-    for tensor, value, grad, requires_grad in copies:
-        # Written only if changed: one that repeats its memory (an expanded mask) cannot be.
-        if value is not None and not torch.equal(tensor, value):
-            tensor.data.copy_(value)
-        tensor.requires_grad_(requires_grad)
-        tensor.grad = grad
+def _tensors(attributes: dict[str, Any], everywhere: bool) -> Iterator[Tensor]:
+    """Find the tensors that a module holds: parameters, buffers, and attributes if asked."""
+    holders = [attributes["_parameters"], attributes["_buffers"]]
+    if everywhere:
+        holders += [attributes, *(v for v in attributes.values() if type(v) in _CONTAINERS)]
+    for holder in holders:
+        for value in holder.values() if isinstance(holder, Mapping) else holder:
+            if isinstance(value, Tensor):
+                yield value
+
+
+def _attributes(attributes: dict[str, Any]) -> Callable[[], None]:
+    """Remember a module's attributes, and what its containers contain."""
+    before = dict(attributes)
+    contents = [(v, copy.copy(v)) for v in before.values() if type(v) in _CONTAINERS]
+    generators = [(v, v.get_state()) for v in before.values() if isinstance(v, torch.Generator)]
+
+    def put_back() -> None:
+        attributes.clear()
+        attributes.update(before)
+        for container, content in contents:
+            container.clear()
+            (container.extend if isinstance(container, list | deque) else container.update)(content)
+        for generator, state in generators:
+            generator.set_state(state)
+
+    return put_back
+
+
+def _remembered(tensor: Tensor, written: bool) -> Callable[[], None]:
+    """Remember one tensor: its memory, its value if that may be written in, gradient and flag."""
+    memory, leaf, requires_grad = tensor.detach(), tensor.is_leaf, tensor.requires_grad
+    value = memory.clone() if written else None
+    grad = tensor.grad if leaf else None  # torch warns of reading the other's
+    grad_value = grad.detach().clone() if written and grad is not None else None
+
+    def put_back() -> None:
+        if leaf and not tensor.is_leaf:  # a sum with a gradient was written in it
+            tensor.detach_()
+        if not tensor.is_set_to(memory):
+            tensor.data = memory
+        _write(memory, value)
+        if leaf:
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+            if grad is not None:
+                _write(grad.detach(), grad_value)
+            tensor.grad = grad
+
+    return put_back
+
+
+def _write(tensor: Tensor, value: Tensor | None) -> None:
+    """Write back what changed, and only that: memory that repeats itself cannot be written."""
+    if value is not None and not _same_bits(tensor, value):
+        tensor.copy_(value)
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    if one.layout != torch.strided:
+        return False
+    if one.is_complex():
+        one, other = torch.view_as_real(one), torch.view_as_real(other)
+    integers = _BITS[one.element_size()]
+    return torch.equal(one.view(integers), other.view(integers))

@@ -1,0 +1,143 @@
+"""Sum up a tensor nearly as fast as it can be read."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from handwave.moments import Moments
+
+# So many entries are summed in the tensor's own precision, the sums of these in float64: the
+# rounding of 1,024 terms is near the last digit, and averages out over the blocks.
+_BLOCK = 1 << 10
+
+# Entries that are worked on at a time: 1 MiB in float32, which stays in the cache.
+_PIECE = 1 << 18
+
+# Squares below this begin to lose digits in float32, whose range ends at 1e-38.
+_SMALL = 1e-28
+
+
+def quick_moments(tensor: Tensor, precision: float) -> Moments:
+    """Compute moments from sums and sums of squares, anew where too many digits cancel.
+
+    Args:
+        tensor: any floating tensor with entries.
+        precision: relative error of the variance that is good enough, 1e-4 or 1e-6.
+
+    Returns:
+        The moments; those of `Moments.of` where an entry is not finite, squares leave the range
+        of float32, or mean² is over precision * 1e7 times the variance.
+
+    Averaged over: every entry of the tensor.
+    """
+    if _is_fast(tensor):
+        total, squares = _sums(tensor)
+        mean, second_moment = total / tensor.numel(), squares / tensor.numel()
+        var = second_moment - mean * mean
+        if _SMALL < second_moment < math.inf and mean * mean <= precision * 1e7 * var:
+            return Moments(mean, var, tensor.numel())
+    return Moments.of(tensor)
+
+
+def spread(output: Tensor, axis: int, signal: Moments) -> float | None:
+    """Return the variance along the axis of inputs, averaged over everything else.
+
+    Args:
+        output: any floating tensor with entries.
+        axis: along which one input follows another.
+        signal: the moments of the output, which tell how many digits cancel.
+
+    Returns:
+        Population variance, None for a single input; relative error below 1e-6.
+    """
+    if output.dim() < 2 or output.shape[axis] < 2:
+        return None
+    if _is_fast(output) and _SMALL < signal.second_moment < math.inf:
+        found = _quick_spread(output, axis)
+        if found > 1e-6 * signal.second_moment:
+            return found
+    return _exact_spread(output, axis)
+
+
+def zeros(output: Tensor) -> float:
+    """Return the share of entries that are exactly zero."""
+    flat = _flat(output)
+    # Comparing into floats and adding these up is many times as fast as counting booleans; a
+    # piece has fewer entries than the 2**24 up to which float32 counts exactly.
+    ones = torch.empty(min(_PIECE, flat.numel()), dtype=torch.float32, device=flat.device)
+    parts = flat.split(_PIECE)
+    found = sum(float(torch.eq(part, 0, out=ones[: part.numel()]).sum()) for part in parts)
+    return found / flat.numel()
+
+
+def _is_fast(tensor: Tensor) -> bool:
+    """Tell what can be summed up here; Apple's GPU has no float64."""
+    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return tensor.dtype in dtypes and tensor.device.type != "mps"
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """Choose what to add up in: half precision has too few digits and too short a range."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """View a tensor as a vector, in the order in which it lies in memory."""
+    return tensor.permute(_order(tensor)).reshape(-1)
+
+
+def _order(tensor: Tensor) -> list[int]:
+    return sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+
+
+def _sums(tensor: Tensor) -> tuple[float, float]:
+    """Return the sum of the entries and the sum of their squares."""
+    flat, wide = _flat(tensor), _wide(tensor)
+    parts = (flat,) if tensor.dtype == wide else (p.to(wide) for p in flat.split(_PIECE))
+    total = squares = 0.0
+    for part in parts:
+        blocks, rest = _blocks(part)
+        total += float(blocks.sum(dim=1).double().sum() + rest.sum())
+        squares += _square_sum(part)
+    return total, squares
+
+
+def _blocks(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut a vector into blocks (blocks, 1024) and what is left, in float64."""
+    whole = flat.numel() - flat.numel() % _BLOCK
+    return flat[:whole].view(-1, _BLOCK), flat[whole:].double()
+
+
+def _square_sum(flat: Tensor) -> float:
+    blocks, rest = _blocks(flat)
+    norms = torch.linalg.vector_norm(blocks, dim=1).double()
+    return float(norms.dot(norms) + rest.dot(rest))
+
+
+def _quick_spread(output: Tensor, axis: int) -> float:
+    """Sum the squares around each unit's mean over the inputs, piece by piece."""
+    wide = _wide(output)
+    center = output.mean(axis, keepdim=True, dtype=wide)
+    order = _order(output)
+    around, output = center.permute(order), output.permute(order)
+    rows = max(1, _PIECE * len(output) // output.numel())
+    room = torch.empty(
+        (min(rows, len(output)), *output.shape[1:]), dtype=wide, device=output.device
+    )
+    parts = output.split(rows)
+    centers = around.split(rows) if len(around) > 1 else [around] * len(parts)
+    total = 0.0
+    for part, middle in zip(parts, centers, strict=True):
+        total += _square_sum(torch.sub(part, middle, out=room[: len(part)]).view(-1))
+    return total / output.numel()
+
+
+def _exact_spread(output: Tensor, axis: int) -> float:
+    """Sum the same in float64, some units at a time."""
+    units = output.movedim(axis, 0).flatten(1)  # (inputs, units)
+    total = 0.0
+    for part in units.split(max(1, _PIECE // 4 // units.shape[0]), dim=1):
+        wide = part.to(torch.float64)
+        total += float((wide - wide.mean(dim=0)).square_().sum())
+    return total / units.numel()
