@@ -14,6 +14,7 @@ from handwave.moments import Moments
 from handwave.running import (
     Inputs,
     arguments,
+    check_model,
     eager,
     floating,
     kind,
@@ -64,16 +65,18 @@ def measure(
 
     Args:
         model: any module. Rows are its modules without children, and attention and recurrent
-            layers as a whole; a module called twice has two rows.
+            layers as a whole; a module called twice has two rows. A compiled one runs its layers
+            one by one.
         inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments.
         backward: measure the gradients with respect to the layers' outputs as well.
-        loss: from the model's output to the scalar that is differentiated; without it the
-            gradient that enters from above is standard normal, drawn here.
-        detail: False leaves out spread, zeros and weight, and sums in the output's own
-            precision where that is good to about 1e-4: nearly free.
+        loss: from the model's output to the scalar that is differentiated; without it a unit
+            Gaussian gradient, drawn here, enters at the first floating output, and the note of
+            the last row with a gradient says so.
+        detail: False leaves out spread, zeros and weight, and is content with a variance good
+            to about 1e-4 instead of 1e-6: nearly free.
 
     Returns:
-        The trace, in call order; layers with weights that were never called come last.
+        The trace, in call order; modules that were never called come last, and say so.
 
     Averaged over: `signal` and `grad` over every entry of the output (of a tuple or dict: of
     the first floating tensor in it); `spread` over units and positions, its variance across the
@@ -109,7 +112,7 @@ def record(  # noqa: PLR0913, PLR0917 - what measure takes, and one more
     Returns:
         The trace of `measure`, and one `Seen` for each of its rows.
     """
-    args, kwargs = arguments(model, inputs)
+    check_model(model)
     if loss is not None and not callable(loss):
         raise TypeError(f"loss must be a function of the model's output, got {loss!r}")
     recorder = _Recorder(detail, backward, look)
@@ -122,6 +125,7 @@ def record(  # noqa: PLR0913, PLR0917 - what measure takes, and one more
         apart(rows(model) if backward and look else ()),
         watched(model, recorder.watch),
     ):
+        args, kwargs = arguments(model, inputs)
         output = model(*args, **kwargs)
         if backward:
             recorder.differentiate(output, loss)

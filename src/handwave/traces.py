@@ -37,7 +37,8 @@ class Layer:
             positions: what is left of the difference between inputs. None for a single input.
         zeros: share of the output's entries that are exactly zero.
         grad: moments of the gradient with respect to the output, averaged over every entry.
-        note: what else is to be said: "no theory", "never called".
+        note: what else is to be said: "no theory", "never called", or, at the last layer that
+            has a gradient, that it came from no loss but from noise.
     """
 
     name: str

@@ -1,0 +1,162 @@
+"""Restoration: whatever a run may change is afterwards what it was before, bit for bit."""
+
+import importlib.util
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from handwave import measure
+from handwave.running import floating, rows
+
+# Test modules are imported one by one, without a package around them.
+_spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
+assert _spec
+assert _spec.loader
+zoo = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(zoo)
+
+
+def bits(tensor):
+    """Everything about one tensor but its place in the model."""
+    if tensor is None:
+        return None
+    value = tensor.detach().contiguous().view(-1).view(torch.uint8).tolist()
+    flags = tensor.requires_grad, tensor.is_leaf, tensor.dtype, tensor.stride(), tensor.data_ptr()
+    grad = tensor.grad if tensor.is_leaf else None
+    return id(tensor), value, flags, bits(grad), len(tensor._backward_hooks or ())
+
+
+def plain(value):
+    """An attribute as it compares: tensors by their bits, containers by their contents."""
+    if isinstance(value, torch.Tensor):
+        return bits(value)
+    if isinstance(value, torch.Generator):
+        return value.get_state().tolist()
+    if isinstance(value, dict):
+        return [(key, plain(part)) for key, part in value.items()]
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return id(value) if isinstance(value, nn.Module) or callable(value) else repr(value)
+
+
+def everything_about(model):
+    """Parameters, buffers, gradients, flags, hooks, attributes, and the random generators."""
+    return {
+        "modules": [(name, id(module)) for name, module in model.named_modules()],
+        "attributes": [plain(vars(module)) for module in model.modules()],
+        "torch": torch.get_rng_state().tolist(),
+        "python": random.getstate(),
+        "numpy": str(np.random.get_state()),
+        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+    }
+
+
+def prepared(name):
+    """A member of the zoo with gradients, of which every other is None."""
+    torch.manual_seed(0)
+    model, inputs = zoo.ZOO[name]()
+    for place, parameter in enumerate(model.parameters()):
+        if place % 2:
+            parameter.grad = torch.randn_like(parameter)
+    return model, inputs
+
+
+def plant(model, inputs, where):
+    """Let a layer in the middle of the run raise, forward or when its gradient passes."""
+    called = {row.name for row in measure(model, inputs, detail=False) if row.shape}
+    modules = [module for module, name in rows(model).items() if name in called]
+    middle: Any = modules[len(modules) // 2]
+    forward = middle.forward
+
+    def fail(*_):
+        raise ZeroDivisionError("planted")
+
+    def failing(*args, **kwargs):
+        result = forward(*args, **kwargs)
+        if where == "forward":
+            fail()
+        for tensor in floating(result):
+            if tensor.requires_grad:
+                tensor.register_hook(fail)
+        return result
+
+    middle.forward = failing
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_a_run_leaves_nothing_behind(name, backward):
+    model, inputs = prepared(name)
+    before = everything_about(model)
+    trace = measure(model, inputs, backward=backward)
+    assert everything_about(model) == before
+    assert any(layer.signal.count for layer in trace)
+    assert any(layer.grad for layer in trace) == backward
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_an_exception_in_the_middle_leaves_nothing_behind(name, where):
+    model, inputs = prepared(name)
+    plant(model, inputs, where)
+    before = everything_about(model)
+    with pytest.raises(ZeroDivisionError, match="planted"):
+        measure(model, inputs, backward=where == "backward")
+    assert everything_about(model) == before
+
+
+def test_the_zoo_has_more_than_forty_modules():
+    assert len(zoo.ZOO) > 40
+
+
+def test_a_callers_inference_mode_stays_and_gradients_are_measured_in_it():
+    model, inputs = prepared("Linear")
+    before = everything_about(model)
+    with torch.inference_mode():
+        (row,) = measure(model, inputs, backward=True)
+        assert torch.is_inference_mode_enabled()
+    assert row.grad
+    assert everything_about(model) == before
+
+
+def test_what_repeats_its_memory_is_not_written_in():
+    class Expanded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mask", torch.ones(1).expand(4))
+
+        def forward(self, x):
+            return x * self.mask
+
+    model = Expanded()
+    before = everything_about(model)
+    measure(model, torch.ones(2, 4))
+    assert everything_about(model) == before
+
+
+def test_every_kind_of_number_comes_back():
+    class Kinds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            values = torch.tensor([0.0, 1.0, math.nan])
+            kinds = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8]
+            kinds += [torch.int64, torch.bool, torch.complex64, torch.complex128]
+            for place, dtype in enumerate(kinds):
+                self.register_buffer(f"b{place}", values.nan_to_num(2).to(dtype))
+            self.register_buffer("nan", values)
+
+        def forward(self, x):
+            for buffer in self.buffers():
+                buffer.logical_not_() if buffer.dtype == torch.bool else buffer.neg_()
+            return x
+
+    model = Kinds()
+    before = everything_about(model)
+    measure(model, torch.ones(2, 4))
+    assert everything_about(model) == before
