@@ -160,3 +160,11 @@ def test_every_kind_of_number_comes_back():
     before = everything_about(model)
     measure(model, torch.ones(2, 4))
     assert everything_about(model) == before
+
+
+def test_a_loss_that_raises_leaves_nothing_behind():
+    model, inputs = prepared("containers")
+    before = everything_about(model)
+    with pytest.raises(KeyError):
+        measure(model, inputs, backward=True, loss=lambda out: out["missing"])
+    assert everything_about(model) == before

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 # What a watcher is called with, after each call of a row's module: the module, the name of the
 # row, positional and keyword arguments, and the result; what it returns, if anything, replaces

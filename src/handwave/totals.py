@@ -55,7 +55,7 @@ def spread(output: Tensor, axis: int, signal: Moments) -> float | None:
         return None
     if _is_fast(output) and _SMALL < signal.second_moment < math.inf:
         found = _quick_spread(output, axis)
-        if found > 1e-6 * signal.second_moment:
+        if 1e-6 * signal.second_moment < found < math.inf:
             return found
     return _exact_spread(output, axis)
 
