@@ -239,5 +239,5 @@ def _weight(module: nn.Module) -> Moments | None:
     with torch.no_grad():
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel():
-            return Moments.of(weight)
+            return quick_moments(weight, 1e-6)
         return None

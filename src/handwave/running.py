@@ -1,7 +1,7 @@
 """Run a model under watch: know its layers by name, and leave nothing behind."""
 
-import copy
 import random
+import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -147,7 +147,7 @@ def watched(model: nn.Module, watcher: Watcher) -> Iterator[None]:
 
 def eager(model: nn.Module) -> AbstractContextManager[object]:
     """Let a compiled model run its layers one by one: only these have outputs to look at."""
-    if any(map(_is_compiled, model.modules())):
+    if "torch._dynamo" in sys.modules and any(map(_is_compiled, model.modules())):
         return torch.compiler.set_stance("force_eager")
     return nullcontext()
 
@@ -207,15 +207,19 @@ def _tensors(attributes: dict[str, Any], everywhere: bool) -> Iterator[Tensor]:
 def _attributes(attributes: dict[str, Any]) -> Callable[[], None]:
     """Remember a module's attributes, and what its containers contain."""
     before = dict(attributes)
-    contents = [(v, copy.copy(v)) for v in before.values() if type(v) in _CONTAINERS]
+    # Most are empty, and a model has a dozen of them for every module.
+    contents = [(v, v.copy() if v else None) for v in before.values() if type(v) in _CONTAINERS]
     generators = [(v, v.get_state()) for v in before.values() if isinstance(v, torch.Generator)]
 
     def put_back() -> None:
         attributes.clear()
         attributes.update(before)
         for container, content in contents:
-            container.clear()
-            (container.extend if isinstance(container, list | deque) else container.update)(content)
+            if container:
+                container.clear()
+            if content:
+                add = container.extend if isinstance(container, list | deque) else container.update
+                add(content)
         for generator, state in generators:
             generator.set_state(state)
 
