@@ -98,8 +98,8 @@ def _sums(tensor: Tensor) -> tuple[float, float]:
     total = squares = 0.0
     for part in parts:
         blocks, rest = _blocks(part)
-        total += float(blocks.sum(dim=1).double().sum() + rest.sum())
-        squares += _square_sum(part)
+        total += float(blocks.sum(dim=1).double().sum()) + (float(rest.sum()) if len(rest) else 0.0)
+        squares += _square_sum(blocks, rest)
     return total, squares
 
 
@@ -109,10 +109,9 @@ def _blocks(flat: Tensor) -> tuple[Tensor, Tensor]:
     return flat[:whole].view(-1, _BLOCK), flat[whole:].double()
 
 
-def _square_sum(flat: Tensor) -> float:
-    blocks, rest = _blocks(flat)
+def _square_sum(blocks: Tensor, rest: Tensor) -> float:
     norms = torch.linalg.vector_norm(blocks, dim=1).double()
-    return float(norms.dot(norms) + rest.dot(rest))
+    return float(norms.dot(norms)) + (float(rest.dot(rest)) if len(rest) else 0.0)
 
 
 def _quick_spread(output: Tensor, axis: int) -> float:
@@ -129,7 +128,8 @@ def _quick_spread(output: Tensor, axis: int) -> float:
     centers = around.split(rows) if len(around) > 1 else [around] * len(parts)
     total = 0.0
     for part, middle in zip(parts, centers, strict=True):
-        total += _square_sum(torch.sub(part, middle, out=room[: len(part)]).view(-1))
+        rest = torch.sub(part, middle, out=room[: len(part)])
+        total += _square_sum(*_blocks(rest.view(-1)))
     return total / output.numel()
 
 
