@@ -103,7 +103,7 @@ def lever_of(layer: nn.Module) -> Lever | str:
     try:
         fans(layer)
     except ValueError:
-        return _why_not(layer)
+        return "no single weight"
     if getattr(layer, "max_norm", None) is not None:
         return "max_norm holds its rows"
     if parametrize.is_parametrized(layer, "weight"):
@@ -116,12 +116,6 @@ def lever_of(layer: nn.Module) -> Lever | str:
         if weight is not None and weight.is_floating_point():
             return Lever([weight])
     return "its weight is computed from others"
-
-
-def _why_not(layer: nn.Module) -> str:
-    if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-        return "no single weight"
-    return "no single weight that is known here"
 
 
 def _parametrized(layer: nn.Module) -> Lever | str:

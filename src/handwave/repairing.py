@@ -176,7 +176,8 @@ class _Repairer:
         if isinstance(lever, str):
             self._leave(row, second_moment(output), lever)
         else:
-            self._bring(row, lever, _part(module, *given, output))
+            args, kwargs = given
+            self._bring(row, lever, _part(module, args, kwargs, output))
 
     def _bring(self, row: Row, lever: Lever, part: Part) -> None:
         """Scale a weight and its output, unless something speaks against it."""
