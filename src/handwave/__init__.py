@@ -1,8 +1,10 @@
 """Weight initialization for bad mathematicians."""
 
 from handwave.activations import activation_moments, gain
+from handwave.auditing import Report, audit
 from handwave.measuring import measure
 from handwave.moments import Moments
+from handwave.predicting import predict
 from handwave.products import dot_product, sample_dot_products
 from handwave.stacks import mlp
 from handwave.traces import Layer, Trace
@@ -11,13 +13,16 @@ from handwave.weights import fans, variance_scaling_
 __all__ = [
     "Layer",
     "Moments",
+    "Report",
     "Trace",
     "activation_moments",
+    "audit",
     "dot_product",
     "fans",
     "gain",
     "measure",
     "mlp",
+    "predict",
     "sample_dot_products",
     "variance_scaling_",
 ]

@@ -37,6 +37,9 @@ def apply_law(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
 def _law_of(layer: nn.Module) -> Law | None:
     """Find the law of a layer's class; a subclass with a forward of its own has none."""
     own = own_class(layer)
+    # transformers' linear layer, which GPT-2 is made of, with the weight (in, out).
+    if own.__name__ == "Conv1D" and hasattr(layer, "nf"):
+        return linear
     return next(
         (_LAWS[kind] for kind in own.__mro__ if kind in _LAWS and own.forward is kind.forward), None
     )
@@ -136,32 +139,18 @@ _KURTOSIS = 6.0
 def reshape(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
     """Flatten: the same numbers in another shape; positions become units."""
     if signal.shape is None:
-        return signal, lambda gradient: gradient.mean()
+        return signal, _pooled
     shape = tuple(layer(torch.empty(signal.shape, device="meta")).shape)
     if signal.sample is not None:
-        return of_input(layer(signal.sample)), lambda gradient: gradient.mean()
+        return of_input(layer(signal.sample)), _pooled
     positions = math.prod(shape[1:]) // max(int(signal.units.count), 1) or 1
     units = replace(signal.units, wander=signal.units.wander.flat(positions))
     after = replace(signal.pooled(shape), wander=signal.wander.flat(positions), units=units)
-    return after, lambda gradient: gradient.mean()
+    return after, _pooled
 
 
-def mean_pool(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
-    """Average over all positions: E[ȳ²] is the mean of E[y_p·y_q] over all pairs of them."""
-    if signal.shape is None or signal.sample is not None:
-        raise NoTheoryError("no theory")
-    shape = tuple(layer(torch.empty(signal.shape, device="meta")).shape)
-    axes = shape[2:]
-    if any(size != 1 for size in axes):
-        raise NoTheoryError("no theory for the average of a part")
-    count = math.prod(signal.shape[-len(axes) :])
-    wander = signal.wander
-    ratio = 1 / count + (1 - 1 / count) * float(wander.within.mean())
-    flat = wander.flat(count, "far").mapped(lambda likeness: likeness / ratio)
-    flat = replace(flat, same=torch.ones_like(flat.same))
-    after = replace(signal.pooled(shape), wander=flat, function=None)
-    after = replace(after, second=after.second * ratio)
-    return after, lambda gradient: gradient.mean() / count**2
+def _pooled(gradient: Tensor) -> Tensor:
+    return gradient.mean()
 
 
 _LAWS: dict[type[nn.Module], Law] = {
@@ -172,7 +161,6 @@ _LAWS: dict[type[nn.Module], Law] = {
     **dict.fromkeys(CONVOLUTIONS, convolution),
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), dropout),
     **dict.fromkeys(BATCH_NORMS, batch_norm),
-    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), mean_pool),
     nn.LayerNorm: layer_norm,
     nn.GroupNorm: group_norm,
     nn.RMSNorm: rms_norm,

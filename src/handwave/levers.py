@@ -49,6 +49,7 @@ class Lever:
 
     def write(self, factor: float) -> bool:
         """Write the weight times the factor; return whether the dtype could hold it."""
+        self._versions = self._counted()
         if self.inverse:
             for part, value in zip(self._parts(), self.inverse(factor), strict=True):
                 part.copy_(value)
@@ -62,6 +63,16 @@ class Lever:
         """Write what stood there before."""
         for part, before in zip(self._parts(), self.before, strict=True):
             part.copy_(before)
+
+    def is_overwritten(self) -> bool:
+        """See whether anybody has written since, without a look at the numbers."""
+        return self._versions is None or self._versions != self._counted()
+
+    def _counted(self) -> list[int] | None:
+        """Return autograd's count of writes, which it does not keep in inference mode."""
+        if any(parameter.is_inference() for parameter in self.parameters):
+            return None
+        return [parameter._version for parameter in self.parameters]
 
     def stands_at(self, factor: float) -> bool:
         """See whether the parameters are what `write(factor)` made of them, bit for bit."""

@@ -33,7 +33,7 @@ class Look(Protocol):
     """See more of each row than a `Layer` holds; every answer is kept with its row."""
 
     def forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Any:
-        """Look at one call: what came in, and the row's floating output."""
+        """Look at one call: what came in, and the row's floating output, as it is handed on."""
         ...
 
     def backward(self, module: nn.Module, grad: Tensor) -> Any:
@@ -161,7 +161,7 @@ class _Recorder:
             if self.look:
                 self._mark(next(floating((args, kwargs)), None), "input")
         if self.look:
-            self.seen[-1].forward = self.look.forward(module, args, kwargs, output.detach())
+            self.seen[-1].forward = self.look.forward(module, args, kwargs, output)
         self.rows.append(self._measured(_row(module, name), module, output.detach()))
         return replaced
 

@@ -1,18 +1,40 @@
 """Layers that divide by what they measure: the scale of what came in is gone."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from handwave.moments import Moments
 from handwave.running import own_class
-from handwave.signals import Backward, NoTheoryError, Signal, number
+from handwave.signals import Backward, Signal, number
 from handwave.wandering import Units, Wander, one_input
 
+# How well E[1/var] is known, relative; and what float32 leaves of a mean of squares.
+_INVERSE_ERROR, _ROUNDING = 0.05, 3e-7
+
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Hold what a norm divides by, and what it is taken over.
+
+    Args:
+        var: what is divided by the root of, without eps.
+        eps: that keeps it from zero.
+        count: numbers that it is taken over.
+        inverse: E[1/(var + eps)], over inputs and draws.
+        centred: whether their mean is taken out.
+    """
+
+    var: float
+    eps: float
+    count: float
+    inverse: float
+    centred: bool = True
 
 
 def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
@@ -20,13 +42,15 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     _check_channels(layer, layer.num_features, signal)
     if not by_batch(layer):
         return _by_buffers(layer, signal)
-    wander = signal.summed_along(1) if signal.sample is not None else signal.wander
+    wander = signal.summed_along(1)
     shared = wander.mean(lambda likeness: likeness, power=1.0)
-    var = float(signal.second.mean()) * (1 - shared)
     rest = 1 - shared or 1.0
     centred = wander.mapped(lambda likeness: (likeness - shared) / rest)
-    points = 1 / wander.share
-    return _normalized(layer, signal, var, centred, points)
+    var = float(signal.second.mean()) * (1 - shared)
+    # Channels differ in their variance: E[1/var] of a χ² that has this relative variance.
+    unlike = min(2 * (centred.mean(torch.square) + signal.units.wander.noise), 0.5)
+    scale = _Scale(var, layer.eps, 1 / wander.share, 1 / (1 - unlike) / (var + layer.eps))
+    return _normalized(layer, signal, centred, scale)
 
 
 def layer_norm(layer: nn.LayerNorm, signal: Signal) -> tuple[Signal, Backward]:
@@ -45,10 +69,11 @@ def group_norm(layer: nn.GroupNorm, signal: Signal) -> tuple[Signal, Backward]:
 
 def rms_norm(layer: nn.RMSNorm, signal: Signal) -> tuple[Signal, Backward]:
     """Divide each input, or position, by the root of its second moment; the mean stays in."""
-    wander = replace(signal.summed_along(-1))
-    var = float(signal.second.mean())
+    wander, var = signal.summed_along(-1), float(signal.second.mean())
+    eps = torch.finfo(torch.float32).eps if layer.eps is None else layer.eps
     count = math.prod(layer.normalized_shape)
-    return _normalized(layer, signal, var, _of_unit_length(wander), count, centred=False)
+    scale = _Scale(var, eps, count, wander.inverse_length() / (var + eps), centred=False)
+    return _normalized(layer, signal, _of_unit_length(wander), scale)
 
 
 def restart(layer: nn.Module) -> Signal | None:
@@ -98,48 +123,49 @@ def _check_channels(layer: nn.Module, channels: int, signal: Signal) -> None:
 def _by_units(layer: Any, signal: Signal, count: float) -> tuple[Signal, Backward]:
     """Take each input's mean over its units out, and divide by the root of the variance."""
     axis = -1 if own_class(layer) is nn.LayerNorm else 1
-    wander = _of_unit_length(signal.summed_along(axis))
+    wander = signal.summed_along(axis)
     # Var over count units, of which two have E[y_i·y_k] = common.
     var = (float(signal.second.mean()) - signal.common) * (1 - 1 / count)
-    return _normalized(layer, signal, var, wander, count)
+    scale = _Scale(var, layer.eps, count, wander.inverse_length() / (var + layer.eps))
+    return _normalized(layer, signal, _of_unit_length(wander), scale)
 
 
 def _of_unit_length(wander: Wander) -> Wander:
-    return replace(wander, same=torch.ones_like(wander.same))
+    return replace(wander, same=torch.ones_like(wander.same), lengths=0.0)
 
 
 def _normalized(
-    layer: Any, signal: Signal, var: float, wander: Wander, count: float, centred: bool = True
+    layer: Any, signal: Signal, wander: Wander, scale: _Scale
 ) -> tuple[Signal, Backward]:
     """Divide by √(var + eps), and put weight and bias on."""
-    eps = torch.finfo(torch.float32).eps if layer.eps is None else layer.eps
+    var, eps = max(scale.var, 0.0), scale.eps
     (weight, bias), mean = affine(layer), signal.moments.mean
-    shift = mean if centred else 0.0
-    scale = 1 / (max(var, 0.0) + eps)
-    square = (signal.second - 2 * shift * signal.mean + shift * shift) * scale
-    # By position, as it came; pooled, exactly var/(var + eps).
-    square = square * (max(var, 0.0) * scale / (float(square.mean()) or 1.0))
-    kept = weight.mean * (signal.mean - shift) * math.sqrt(scale)
+    shift = mean if scale.centred else 0.0
+    square = signal.second - 2 * shift * signal.mean + shift * shift
+    # By position, as it came; pooled, E[var/(var + eps)] = 1 − eps·E[1/(var + eps)].
+    lost = eps * scale.inverse
+    square = square * ((1 - lost) / (float(square.mean()) or 1.0))
+    kept = weight.mean * (signal.mean - shift) / math.sqrt(var + eps)
     second = weight.second_moment * square + 2 * bias.mean * kept + bias.second_moment
-    alike = wander.mean(torch.square) + wander.noise
-    # The second moment is known: only what else a function makes of the units wanders.
-    wander = replace(wander, cumulants=(0.0, 0.0, 0.0))
-    units = Units(wander, signal.units.count, 2 * alike)
+    # What is left of the wandering: that of what eps takes away, and rounding.
+    wander = replace(wander, cumulants=signal.wander.cumulants).scaled(lost)
+    wander = wander.plus((_INVERSE_ERROR * lost + _ROUNDING) ** 2)
+    alike, tilt = (wander.mean(fn) for fn in (torch.square, torch.clone))
+    units = Units(wander, signal.units.count, 2 * (alike + wander.noise), tilt)
     # Of Gaussian units, the same for all channels: Gaussian again.
     plain = signal.base is None and not weight.var and not bias.second_moment
     after = replace(
         signal,
         mean=kept + bias.mean,
         second=second,
-        common=bias.mean**2 + (0.0 if centred else signal.common * scale),
+        common=bias.mean**2 + (0.0 if scale.centred else signal.common / (var + eps)),
         wander=wander,
         units=units,
         function=signal.function if plain else None,
         base=None,
         sample=None,
     )
-    lost = 2 if centred else 1
-    factor = weight.second_moment * scale * max(1 - lost / count, 0.0)
+    factor = weight.second_moment * scale.inverse * max(1 - (1 + scale.centred) / scale.count, 0.0)
     return after, lambda gradient: gradient * factor
 
 

@@ -19,14 +19,22 @@ from handwave.running import (
     own_class,
     rows,
 )
-from handwave.signals import Backward, NoTheoryError, Signal, added, number, of_input, of_moments
+from handwave.signals import (
+    Backward,
+    NoTheoryError,
+    Signal,
+    added,
+    number,
+    of_input,
+    of_moments,
+)
 from handwave.stacks import Residual
 from handwave.traces import Layer, Trace
 from handwave.weights import fans
 
 _COVERAGE = 0.99
 
-# A gradient's second moments at an output, to those at the input; None: not known.
+# From the gradient at an output to that at the input; None: not known.
 _Back = Callable[[Tensor | None], Tensor | None]
 
 

@@ -91,7 +91,7 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
         "your-network".
     """
     args, kwargs = arguments(model, inputs)
-    repairer = _Repairer(_checked(target))
+    repairer = _Repairer(_checked(target), apply)
     with allowed(model.parameters()):
         with nothing_left_behind(model), eager(model), torch.no_grad(), repairer.at_work(model):
             model(*args, **kwargs)
@@ -116,6 +116,7 @@ class _Repairer:
     """Scale weights while the model runs."""
 
     target: float
+    apply: bool
     rows: list[Row] = field(default_factory=list)
     changes: list[tuple[str, Lever, float]] = field(default_factory=list)
     done: dict[object, str] = field(default_factory=dict)
@@ -123,9 +124,10 @@ class _Repairer:
 
     @contextmanager
     def at_work(self, model: nn.Module) -> Iterator[None]:
-        """Watch the model; at the end every weight stands as it stood at the start."""
+        """Watch the model; every weight comes back if it raises, and in a dry run."""
         with ExitStack() as stack:
-            stack.callback(self._put_back)
+            put_back = stack.enter_context(ExitStack())
+            put_back.callback(self._put_back)
             for module, name in rows(model).items():
                 if isinstance(module, nn.MultiheadAttention):
                     hook = partial(self._project, name)
@@ -133,6 +135,8 @@ class _Repairer:
                     stack.callback(handle.remove)
             stack.enter_context(watched(model, self._watch))
             yield
+            if self.apply:
+                put_back.pop_all()
 
     def _put_back(self) -> None:
         for _, lever, _ in reversed(self.changes):
@@ -140,10 +144,11 @@ class _Repairer:
         torch.clear_autocast_cache()
 
     def write(self) -> None:
-        """Write every change for good."""
+        """Let every change stand, also where the model's own writing was just undone."""
         with writing([lever for _, lever, _ in self.changes]):
             for _, lever, scale in self.changes:
-                lever.write(scale)
+                if lever.is_overwritten():
+                    lever.write(scale)
 
     def _project(self, name: str, module: nn.MultiheadAttention, args: Any, kwargs: Any) -> None:
         """Bring the projections of attention to the target before it is called."""

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from handwave.activations import Elementwise
 from handwave.moments import Moments
-from handwave.wandering import IDENTITY, Shaping, Units, Wander, of_tensor, one_input
+from handwave.pairs import of_tensor
+from handwave.wandering import CLASSES, IDENTITY, Shaping, Units, Wander, one_input
 
-# Second moments of a gradient with respect to an output, position by position, to those with
-# respect to the input.
+# From the second moments of a gradient with respect to an output, position by position, to those
+# with respect to the input.
 Backward = Callable[[Tensor], Tensor]
 
 
@@ -144,10 +145,7 @@ def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> Wander:
     """Mix the likeness of two independent parts, and add up how far they stand off."""
     mine, theirs = (part.moments.second_moment / (total or 1.0) for part in (one, other))
     old, new = before, other.wander
-    parts = {
-        name: mine * getattr(old, name) + theirs * getattr(new, name)
-        for name in ("same", "far", "aligned", "near", "within")
-    }
+    parts = {name: mine * getattr(old, name) + theirs * getattr(new, name) for name in CLASSES}
     cross = 4 * mine * theirs * old.mean(torch.square) ** 0.5 * new.mean(torch.square) ** 0.5
     mixed = replace(new, **parts, noise=mine**2 * old.noise + theirs**2 * new.noise)
     inherited = new.cumulants[1] >= old.cumulants[1]

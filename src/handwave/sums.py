@@ -53,15 +53,14 @@ def twin(layer: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Mod
     return made
 
 
-def linear(layer: nn.Linear, signal: Signal) -> tuple[Signal, Backward]:
+def linear(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
     """Sum along the last axis."""
-    shape = signal.shape
+    shape, (fan_in, fan_out) = signal.shape, fans(layer)
     if shape is not None:
-        _check(layer, shape, len(shape) >= 1 and shape[-1] == layer.in_features, layer.in_features)
-        shape = (*shape[:-1], layer.out_features)
+        _check(layer, shape, len(shape) >= 1 and shape[-1] == fan_in, int(fan_in))
+        shape = (*shape[:-1], int(fan_out))
     wander = signal.summed_along(-1).mapped(lambda old: old.reshape(len(old), -1).mean(1))
     signal = signal.pooled(shape)
-    fan_in, fan_out = fans(layer)
     after = _draw(
         layer, signal, wander, (number(fan_in), signal.mean * fan_in, signal.second * fan_in)
     )
@@ -127,6 +126,7 @@ def _draw(
     shared = expected_square(weight, 0 * squares, square_of_sum) + 2 * mean * bias.mean
     share = _ratio(bias.second_moment, float(second.mean()))
     units = _units(wander, fans(layer).fan_in, float(_width(layer)), share)
+    units = replace(units, known_mean=share + (1 - share) * max(alike, 0.0))
     common = float(shared.mean()) + bias.mean**2
     return fresh(signal.shape, mean + bias.mean, second, common, units)
 
@@ -140,7 +140,7 @@ def _units(wander: Wander, fan_in: float, width: float, bias_share: float) -> Un
 
 
 def _width(layer: nn.Module) -> int:
-    return layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
+    return layer.out_channels if isinstance(layer, _ConvNd) else int(fans(layer).fan_out)
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -173,12 +173,14 @@ class _Windows:
     def average(self, wander: Wander) -> Wander:
         """Average likeness over windows; what is noise in it averages out, where it differs."""
         ones = torch.ones(self.sizes, dtype=torch.float64)
-        count = self.of(ones).clamp_min(1e-9)
+        count = self.of(ones)
         seen = float(count.mean())
         kept = 1 / seen + max(1 - 1 / seen, 0) * float(wander.near.square().mean())
         share = wander.share * math.prod(self.sizes) / count.numel()
-        averaged = wander.mapped(lambda likeness: self.stacked(self._map(likeness)) / count)
-        return replace(averaged, noise=wander.noise * min(kept, 1.0), share=min(share, 1.0))
+        averaged = wander.mapped(lambda likeness: self.stacked(self._map(likeness)) / seen)
+        kept = min(kept, 1.0)
+        noise, lengths = wander.noise * kept, wander.lengths * kept
+        return replace(averaged, noise=noise, lengths=lengths, share=min(share, 1.0))
 
     def _map(self, likeness: Tensor) -> Tensor:
         """Give likeness a map if it has none."""

@@ -1,6 +1,5 @@
 """How far one network wanders from the average one: what finite width does."""
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,8 +12,8 @@ from handwave.activations import Elementwise
 
 Cumulants = tuple[float, float, float]
 
-# Points whose likeness is followed: all pairs of so many vectors, so many pairs of maps.
-_VECTORS, _MAPS, _TOKENS = 256, 48, 4096
+# Likeness comes from a sample of pairs: two numbers from it do not cancel better than this.
+_UNKNOWN_AT_LEAST = 0.02
 
 _TERMS = 48  # of a Hermite series
 
@@ -31,9 +30,9 @@ class Wander:
         same, far: likeness of points with themselves, and of different points; (pairs, *map).
         aligned: of different inputs at the same position.
         near: of neighbours in one input.
-        within: of any two positions of one input.
         share: of all pairs, those of a point with itself: 1/points.
         noise: variance of one likeness over draws of the weights so far.
+        lengths: relative variance of a point's square length over draws, beyond `same`.
         cumulants: of the log of the pooled second moment over its expectation.
     """
 
@@ -41,14 +40,14 @@ class Wander:
     far: Tensor
     aligned: Tensor
     near: Tensor
-    within: Tensor
     share: float
     noise: float = 0.0
+    lengths: float = 0.0
     cumulants: Cumulants = (0.0, 0.0, 0.0)
 
     def mapped(self, fn: Callable[[Tensor], Tensor]) -> "Wander":
         """Apply a function to every likeness."""
-        parts = {name: fn(getattr(self, name)) for name in _CLASSES}
+        parts = {name: fn(getattr(self, name)) for name in CLASSES}
         return replace(self, **parts)
 
     def mean(self, fn: Callable[[Tensor], Tensor], power: float = 2.0) -> float:
@@ -73,15 +72,19 @@ class Wander:
         first, second, third = (a + b for a, b in zip(self.cumulants, fresh, strict=True))
         return replace(self, cumulants=(first, second, third))
 
-    def flat(self, positions: int, pairs: str = "aligned") -> "Wander":
+    def flat(self, positions: int) -> "Wander":
         """Turn positions into units: inputs are alike as their positions are, on average."""
         if self.far.dim() == 1:
             return replace(self, share=min(self.share * positions, 1.0))
-        kept = 1 / positions + (1 - 1 / positions) * float(self.within.square().mean())
+        kept = 1 / positions + (1 - 1 / positions) * float(self.near.square().mean())
         averaged = self.mapped(lambda likeness: likeness.flatten(1).mean(1))
-        far = getattr(averaged, pairs)
         share = min(self.share * positions, 1.0)
-        return replace(averaged, far=far, share=share, noise=self.noise * min(kept, 1.0))
+        noise, lengths = self.noise * min(kept, 1.0), self.lengths * min(kept, 1.0)
+        return replace(averaged, far=averaged.aligned, share=share, noise=noise, lengths=lengths)
+
+    def inverse_length(self) -> float:
+        """Return E[1/length²] of a point, the mean square length being 1."""
+        return float((1 / self.same.clamp_min(1e-3)).mean()) * (1 + self.lengths)
 
     def band(self, second_moment: float, coverage: float) -> tuple[float, float]:
         """Return what holds the pooled second moment with the probability `coverage`."""
@@ -90,88 +93,13 @@ class Wander:
         return second_moment * math.exp(low), second_moment * math.exp(high)
 
 
-_CLASSES = ("same", "far", "aligned", "near", "within")
+CLASSES = ("same", "far", "aligned", "near")
 
 
 def one_input(cumulants: Cumulants = (0.0, 0.0, 0.0)) -> Wander:
     """Assume nothing about the inputs: as alike as can be, which wanders most."""
     one = torch.ones(1, dtype=torch.float64)
-    return Wander(one, one, one, one, one, 1.0, cumulants=cumulants)
-
-
-def of_tensor(x: Tensor, axis: int) -> Wander:
-    """Measure how alike the points of an input are; `axis` is the one that layers sum over.
-
-    What follows that axis is a map of positions; what precedes it counts inputs.
-    """
-    if not x.is_floating_point():
-        return _of_ids(x)
-    points = x.detach().to("cpu", torch.float64).movedim(axis, -1)  # (batch, *map, units)
-    maps = x.dim() - 1 - axis % x.dim()
-    lead = points.dim() - 1 - maps
-    points = points.reshape(-1, *points.shape[lead:])
-    square = float(points.square().sum(-1).mean())
-    if not (square > 0 and math.isfinite(square)):
-        return one_input()
-    points = points / math.sqrt(square)
-    share = 1 / points[..., 0].numel()
-    return _of_maps(points, share) if maps else _of_vectors(points, share)
-
-
-def _of_ids(ids: Tensor) -> Wander:
-    """Compare tokens: 1 where two are the same, 0 where they are not."""
-    counts = ids.unique(return_counts=True)[1].to(torch.float64)
-    total = float(counts.sum())
-    equal = float((counts * (counts - 1)).sum()) / max(total * (total - 1), 1.0)
-    # As often 1 as two places of the input hold the same token.
-    far = (torch.arange(_TOKENS, dtype=torch.float64) + 0.5 < equal * _TOKENS).to(torch.float64)
-    return Wander(torch.ones(1, dtype=torch.float64), far, far, far, far, 1 / total)
-
-
-def _of_vectors(points: Tensor, share: float) -> Wander:
-    """Take all pairs of some vectors; points (vectors, units)."""
-    some = points[_drawn(len(points), min(len(points), _VECTORS))]
-    gram = some @ some.T
-    off = gram[tuple(torch.triu_indices(len(some), len(some), 1))]
-    far = off if len(off) else torch.ones(1, dtype=torch.float64)
-    return Wander(gram.diagonal(), far, far, far, far, share)
-
-
-def _of_maps(points: Tensor, share: float) -> Wander:
-    """Take some pairs of images, shifted against each other; points (batch, *map, units)."""
-    sizes = points.shape[1:-1]
-    first, other = _drawn(len(points), _MAPS), torch.arange(_MAPS) % max(len(points) - 1, 1)
-    second = (first + 1 + other) % len(points)
-    none = torch.zeros(_MAPS, len(sizes), dtype=torch.int64)
-    some = torch.stack([_drawn(size, _MAPS) for size in sizes], dim=1)
-    # The neighbours in each direction, and those across.
-    near = torch.tensor([s for s in itertools.product((0, 1), repeat=len(sizes)) if any(s)])
-    near = near[torch.arange(_MAPS) % len(near)]
-    return Wander(
-        same=_products(points, first, first, none),
-        far=_products(points, first, second, some),
-        aligned=_products(points, first, second, none),
-        near=_products(points, first, first, near),
-        within=_products(points, first, first, some),
-        share=share,
-    )
-
-
-def _products(points: Tensor, first: Tensor, second: Tensor, shifts: Tensor) -> Tensor:
-    """Multiply images of the batch position by position; (pairs, *map)."""
-    axes = tuple(range(points.dim() - 2))
-    return torch.stack(
-        [
-            (points[a] * points[b].roll(tuple(map(int, shift)), axes)).sum(-1)
-            for a, b, shift in zip(first, second, shifts, strict=True)
-        ]
-    )
-
-
-def _drawn(below: int, count: int) -> Tensor:
-    """Draw whole numbers, the same ones every time, without repetition as long as there are."""
-    order = torch.randperm(below, generator=torch.Generator().manual_seed(0))
-    return order[torch.arange(count) % below]
+    return Wander(one, one, one, one, 1.0, cumulants=cumulants)
 
 
 def _log_gamma(variance: float) -> Cumulants:
@@ -261,6 +189,11 @@ class Shaping:
         share = mean * mean / (mean * mean + std * std) if std else 0.0
         return cls(values, squares, second, slope, share)
 
+    @property
+    def tilt(self) -> float:
+        """Return the share of the spread that one mean likeness makes: f² is no even function."""
+        return float(self.squares[1]) / self.second**2 / (1 - self.mean_share)
+
     def correlation(self, likeness: Tensor) -> Tensor:
         """Take the mean out of a likeness of the z."""
         return ((likeness - self.mean_share) / (1 - self.mean_share)).clamp(-1, 1)
@@ -302,11 +235,14 @@ class Units:
         count: how many units.
         known: of the relative variance 2·mean(likeness²) of one unit, what is known beforehand:
             the weights' own mean square explains 2/fan_in, that of a bias its part.
+        known_mean: of the mean likeness, likewise: the weights' own mean explains the part that
+            all units of an input have in common.
     """
 
     wander: Wander
     count: float
     known: float
+    known_mean: float = 0.0
 
     def through(self, shaping: Shaping) -> Wander:
         """Follow f(z) for all units z; relative variance mean(Cov(f_a², f_b²))/E[f²]²/count."""
@@ -315,7 +251,8 @@ class Units:
         before = self.wander
         power = 2 * shaping.slope
         spread = before.mean(lambda likeness: shaping.spread(likeness, before.noise), power)
-        fresh = max(spread - shaping.slope**2 * self.known, 0.0) / self.count
+        known = shaping.slope**2 * self.known + shaping.tilt * self.known_mean
+        fresh = max(spread - known, _UNKNOWN_AT_LEAST * spread) / self.count
         after = before.scaled(shaping.slope).plus(fresh)
         # Var(f_a·f_b) = 1 + spread − likeness², less what all pairs have in common.
         alike = before.mean(lambda likeness: shaping.likeness(likeness).square(), power)
@@ -323,7 +260,10 @@ class Units:
         noise = steep * before.noise + (1 + spread - alike * (1 + spread)) / self.count
         shaped = after.mapped(shaping.likeness)
         same = before.same.clamp_min(0) ** shaping.slope
-        return replace(shaped, same=same / same.mean(), noise=min(max(noise, 0.0), 1.0))
+        alone = float(shaping.spread(torch.ones((), dtype=torch.float64), 0.0))
+        lengths = shaping.slope**2 * before.lengths + max(alone - spread, 0.0) / self.count
+        noise = min(max(noise, 0.0), 1.0)
+        return replace(shaped, same=same / same.mean(), noise=noise, lengths=lengths)
 
 
 def _series(terms: Tensor, rho: Tensor) -> Tensor:

@@ -1,0 +1,145 @@
+"""What one layer should make of the very input that it received."""
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from handwave.laws import apply_law
+from handwave.moments import Moments
+from handwave.running import floating
+from handwave.signals import NoTheoryError, of_input
+from handwave.sums import bias_moments, expected_square, twin
+
+Band = tuple[float, float]
+
+_COVERAGE = 0.99
+
+# Fresh draws of a layer without a formula, and Student's t for 99 % with one degree less.
+_DRAWS, _STUDENT = 16, 2.947
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Hold what a layer's output should be over draws of its weights.
+
+    Args:
+        signal: expected mean and second moment, a law.
+        band: holds the second moment of one draw with probability 0.99.
+        products: average number of inputs behind an entry of the output, edges counted.
+        common: share of the second moment that the mean of the weights makes.
+    """
+
+    signal: Moments
+    band: Band
+    products: float | None = None
+    common: float = 0.0
+
+
+def expect(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Expected | None:
+    """Say what a layer should make of what it received; None without theory.
+
+    A layer with one weight: by its law, and by the sums of squares of its own input. Attention
+    and other layers with weights: by fresh draws with the moments of each weight.
+    """
+    given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    if not given or any(not p.isfinite().all() for p in module.parameters()):
+        return None
+    try:
+        with torch.no_grad():
+            return _by_law(module, given[0]) if len(given) == 1 else _by_draws(module, args, kwargs)
+    except NoTheoryError:
+        with torch.no_grad():
+            return _by_draws(module, args, kwargs)
+
+
+def is_sum(module: nn.Module) -> bool:
+    """Tell a layer that sums products with one weight."""
+    return isinstance(module, nn.Linear | _ConvNd) or _is_conv1d(module)
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """Know the linear layer that transformers builds GPT-2 of."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def _by_law(module: nn.Module, x: Tensor) -> Expected | None:
+    if not bool(x.isfinite().all()) or not any(True for _ in module.parameters()):
+        return None
+    signal = apply_law(module, of_input(x))[0]
+    known = _from_squares(module, x) if is_sum(module) else Expected(signal.moments, (0.0, 0.0))
+    if not known.signal.second_moment > 0:
+        return known
+    return replace(known, band=signal.wander.band(known.signal.second_moment, _COVERAGE))
+
+
+def _from_squares(module: Any, x: Tensor) -> Expected:
+    """Sum the squares of the inputs behind each output, and the inputs, as the layer would."""
+    weight, bias = Moments.of(module.weight), bias_moments(module)
+    x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    # A power of two, which costs no digit: squares then stay in range.
+    unit = 2.0 ** math.frexp(float(x.abs().max()) or 1.0)[1]
+    add = _adder(module, x)
+    squares, total = add((x / unit).square()).double(), add(x / unit).double()
+    square = expected_square(weight, squares, total.square()).mean() * unit * unit
+    mean = float(total.mean()) * unit * weight.mean
+    second = float(square) + 2 * bias.mean * mean + bias.second_moment
+    count = float(add(torch.ones_like(x)).mean())
+    shared = float(total.square().mean()) * unit * unit * weight.mean**2
+    mean += bias.mean
+    law = Moments(mean, max(second - mean * mean, 0.0))
+    return Expected(law, (0.0, 0.0), count, shared / second if second > 0 else 0.0)
+
+
+def _adder(module: Any, x: Tensor) -> Any:
+    """Make a layer that adds up what one unit of each group sees."""
+    shape = list(module.weight.shape)
+    if isinstance(module, _ConvTransposeNd) or _is_conv1d(module):
+        shape[1] = 1
+    else:
+        shape[0] = getattr(module, "groups", 1)
+    ones = torch.ones(shape, dtype=x.dtype, device=x.device)
+    made: Any = twin(module, ones, torch.zeros(1, dtype=x.dtype, device=x.device))
+    if _is_conv1d(module):
+        made.nf = 1
+    else:
+        made._parameters["bias"] = None
+    return made.forward
+
+
+def _by_draws(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Expected | None:
+    """Draw the weights again and again, and run the layer on what it received."""
+    if not any(p.dim() > 1 and p.is_floating_point() for p in module.parameters()):
+        return None
+    fresh = copy.deepcopy(module)
+    for part in fresh.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+    laws = [(p, Moments.of(p)) for p in fresh.parameters() if p.dim() > 1]
+    found = []
+    for _ in range(_DRAWS):
+        for parameter, law in laws:
+            parameter.normal_(law.mean, law.std)
+        output = next(floating(fresh(*args, **kwargs)), None)
+        if output is None or not output.numel():
+            return None
+        found.append(Moments.of(output))
+    return _from_sample(found)
+
+
+def _from_sample(found: list[Moments]) -> Expected | None:
+    """Take the average of some draws, and where one more may fall."""
+    seconds = torch.tensor([each.second_moment for each in found], dtype=torch.float64)
+    if not bool((seconds > 0).all()) or not bool(seconds.isfinite().all()):
+        return None
+    logs = seconds.log()
+    reach = _STUDENT * float(logs.std()) * math.sqrt(1 + 1 / len(found))
+    middle = float(logs.mean())
+    second = float(seconds.mean())
+    mean = sum(each.mean for each in found) / len(found)
+    band = (math.exp(middle - reach), math.exp(middle + reach))
+    return Expected(Moments(mean, max(second - mean * mean, 0.0)), band)

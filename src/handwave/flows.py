@@ -1,0 +1,145 @@
+"""Who feeds whom in one run of a model: layers and sums, as a graph."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from torch import nn
+
+from handwave.expecting import Expected, is_sum
+from handwave.moments import Moments
+from handwave.streams import Sum
+from handwave.traces import Layer
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Hold what was seen of one call besides its row.
+
+    Args:
+        node: its number among layers and sums.
+        sources: the nodes that its input came from.
+        entering: moments of its first floating input; None without one.
+        entering_spread: variance of that across the batch; None for a single input.
+        expected: what the layer should have made of it; None without theory.
+        largest: absolute value in the output.
+        at_the_ends: share of the output's entries at an end of the activation's range.
+    """
+
+    node: int
+    sources: frozenset[int]
+    entering: Moments | None
+    entering_spread: float | None
+    expected: Expected | None
+    largest: float
+    at_the_ends: float
+
+
+@dataclass(frozen=True)
+class Node:
+    """Be one call of a layer, or one sum of two outputs (then without row, module and facts)."""
+
+    number: int
+    sources: frozenset[int]
+    signal: Moments
+    units: float
+    row: Layer | None = None
+    module: nn.Module | None = None
+    facts: Facts | None = None
+    parts: tuple[frozenset[int], frozenset[int]] | None = None
+
+    @property
+    def multiplies(self) -> bool:
+        """Tell a layer that sums products with a weight."""
+        return self.module is not None and is_sum(self.module)
+
+    @property
+    def normalizes(self) -> bool:
+        """Tell a normalization, one that a user wrote too."""
+        return self.module is not None and "Norm" in type(self.module).__name__
+
+    @property
+    def counts(self) -> bool:
+        """Tell where scales are compared; everything else is on the way."""
+        return self.multiplies or self.parts is not None
+
+    @property
+    def positions(self) -> float:
+        """Return the entries of one unit, for one input."""
+        return self.units / self.row.fan_out if self.row and self.row.fan_out else self.units
+
+
+class Flow:
+    """Hold the nodes of one run in order, and who feeds whom."""
+
+    def __init__(self, calls: Iterable[tuple[Layer, nn.Module, Facts]], sums: list[Sum]) -> None:
+        made = [
+            Node(f.node, f.sources, row.signal, math.prod(row.shape[1:]), row, module, f)
+            for row, module, f in calls
+        ]
+        for s in sums:
+            made.append(Node(s.node, s.parts[0] | s.parts[1], s.signal, s.units, parts=s.parts))
+        self.nodes = {node.number: node for node in sorted(made, key=lambda node: node.number)}
+        self._feeds: dict[int, set[int]] = {}
+        for node in self:
+            for source in node.sources:
+                self._feeds.setdefault(source, set()).add(node.number)
+        self.ancestors = cache(self._ancestors)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    def before(self, node: Node, through_sums: bool = False) -> list[Node]:
+        """Find the nearest nodes in front that count or normalize."""
+        return self._nearest(node.sources, lambda n: n.sources, through_sums)
+
+    def behind(self, node: Node, through_sums: bool = False) -> list[Node]:
+        """Find the nearest nodes behind that count or normalize."""
+        return self._nearest(
+            self._feeds.get(node.number, set()),
+            lambda n: self._feeds.get(n.number, set()),
+            through_sums,
+        )
+
+    def _nearest(
+        self, start: Iterable[int], step: Callable[[Node], Iterable[int]], through_sums: bool
+    ) -> list[Node]:
+        found, seen, open_ = [], set(), [n for n in start if n in self.nodes]
+        while open_:
+            node = self.nodes[open_.pop()]
+            if node.number in seen:
+                continue
+            seen.add(node.number)
+            passed = node.parts is not None and through_sums
+            if (node.counts or node.normalizes) and not passed:
+                found.append(node)
+            else:
+                open_ += [n for n in step(node) if n in self.nodes]
+        return sorted(found, key=lambda n: n.number)
+
+    def activation_before(self, node: Node) -> Node | None:
+        """Find the activation whose output enters a layer, through dropout and its like."""
+        sources = [self.nodes[n] for n in node.sources if n in self.nodes]
+        if len(sources) != 1 or sources[0].module is None or sources[0].counts:
+            return None
+        only = sources[0]
+        if "Dropout" in type(only.module).__name__ or isinstance(only.module, nn.Identity):
+            return self.activation_before(only)
+        plain = not only.normalizes and not any(True for _ in only.module.parameters())
+        return only if plain else None
+
+    def _ancestors(self, number: int) -> frozenset[int]:
+        sources = [n for n in self.nodes[number].sources if n in self.nodes]
+        return frozenset(sources).union(*(self.ancestors(n) for n in sources))
+
+    def in_branches(self) -> set[int]:
+        """Find the nodes inside a residual branch: what is added back to where it began."""
+        inside: set[int] = set()
+        for node in self:
+            for one, other in (node.parts, node.parts[::-1]) if node.parts else ():
+                behind = frozenset(one).union(*(self.ancestors(n) for n in one if n in self.nodes))
+                if other <= behind and one != other:
+                    stream = other.union(*(self.ancestors(n) for n in other))
+                    inside |= behind - stream
+        return inside

@@ -1,0 +1,99 @@
+"""How alike the points of a batch are, from pairs of them."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from handwave.wandering import Wander, one_input
+
+# All pairs of so many vectors; pairs of maps with so many positions together; so many tokens.
+_VECTORS, _POSITIONS, _TOKENS = 256, 1 << 17, 4096
+
+
+def of_tensor(x: Tensor, axis: int) -> Wander:
+    """Measure how alike the points of an input are.
+
+    Args:
+        x: the input; integers are tokens.
+        axis: what layers sum over. What follows it is a map of positions; what precedes it
+            counts inputs.
+    """
+    if not x.is_floating_point():
+        return _of_tokens(x)
+    points = x.detach().to("cpu", torch.float64).movedim(axis, -1)  # (batch, *map, units)
+    maps = x.dim() - 1 - axis % x.dim()
+    lead = points.dim() - 1 - maps
+    points = points.reshape(-1, *points.shape[lead:])
+    square = float(points.square().sum(-1).mean())
+    if not (square > 0 and math.isfinite(square)):
+        return one_input()
+    points = points / math.sqrt(square)
+    count = points[..., 0].numel()
+    if count == 1:
+        return one_input()
+    wander = _of_maps(points, 1 / count) if maps else _of_vectors(points, 1 / count)
+    # The mean over all pairs is known exactly; only some are followed.
+    center = points.reshape(count, -1).mean(0)
+    exact = (float(center @ center) * count - 1) / (count - 1)
+    return replace(wander, far=wander.far + (exact - wander.far.mean()))
+
+
+def _of_tokens(ids: Tensor) -> Wander:
+    """Compare tokens: 1 where two are the same, 0 where they are not."""
+    counts = ids.unique(return_counts=True)[1].to(torch.float64)
+    total = float(counts.sum())
+    equal = float((counts * (counts - 1)).sum()) / max(total * (total - 1), 1.0)
+    # As often 1 as two places of the input hold the same token.
+    far = (torch.arange(_TOKENS, dtype=torch.float64) + 0.5 < equal * _TOKENS).to(torch.float64)
+    return Wander(torch.ones(1, dtype=torch.float64), far, far, far, 1 / total)
+
+
+def _of_vectors(points: Tensor, share: float) -> Wander:
+    """Take all pairs of some vectors; points (vectors, units)."""
+    some = points[_drawn(len(points), min(len(points), _VECTORS))]
+    gram = some @ some.T
+    far = gram[tuple(torch.triu_indices(len(some), len(some), 1))]
+    return Wander(gram.diagonal(), far, far, far, share)
+
+
+def _of_maps(points: Tensor, share: float) -> Wander:
+    """Take some pairs of images, shifted against each other; points (batch, *map, units)."""
+    sizes = points.shape[1:-1]
+    batch, positions = len(points), math.prod(sizes)
+    pairs = max(16, min(1024, _POSITIONS // positions))
+    first = _drawn(batch, pairs)
+    second = (first + 1 + torch.arange(pairs) % max(batch - 1, 1)) % batch
+    none = torch.zeros(pairs, len(sizes), dtype=torch.int64)
+    some = _shifts(1 + _drawn(max(positions - 1, 1), pairs), sizes)
+    # The neighbours in each direction, and those across.
+    near = torch.tensor([s for s in itertools.product((0, 1), repeat=len(sizes)) if any(s)])
+    near = near[torch.arange(pairs) % len(near)]
+    return Wander(
+        same=_products(points, first, first, none),
+        far=_products(points, first, second, some),
+        aligned=_products(points, first, second, none),
+        near=_products(points, first, first, near),
+        share=share,
+    )
+
+
+def _shifts(places: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Turn places in a flattened map into shifts along each axis; (pairs, axes)."""
+    return torch.stack(torch.unravel_index(places, sizes), dim=1)
+
+
+def _products(points: Tensor, first: Tensor, second: Tensor, shifts: Tensor) -> Tensor:
+    """Multiply images of the batch position by position; (pairs, *map)."""
+    axes = tuple(range(points.dim() - 2))
+    pairs = zip(first.tolist(), second.tolist(), shifts.tolist(), strict=True)
+    moved = [(points[a] * points[b].roll(shift, axes)).sum(-1) for a, b, shift in pairs]
+    return torch.stack(moved)
+
+
+def _drawn(below: int, count: int) -> Tensor:
+    """Draw whole numbers, the same ones every time, without repetition as long as there are."""
+    order = torch.randperm(below, generator=torch.Generator().manual_seed(0))
+    return order[torch.arange(count) % below]

@@ -1,0 +1,228 @@
+"""Read from a weight how it was made, and what that recipe overlooks."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handwave.moments import Moments
+from handwave.weights import fans
+
+# A sum of squares of n normal entries is off by √(2/n), relative; six of those, and rounding.
+_SIGMAS, _ROUNDING = 6.0, 2e-3
+
+# Beyond this factor for one layer, up or down, a recipe is worth a word.
+_WORTH_A_WORD = 1.6
+
+# Entries of memory that nobody wrote into: beyond all others, or all beyond the normal numbers.
+_ABSURD, _TINY = 1e8, 1e-30
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Hold why a layer is off.
+
+    Args:
+        name: one of the causes that an audit knows, or several that give the same number.
+        sentence: what is wrong and what would be right, in one plain sentence.
+        lesson: that explains it.
+        grave: whether it would stop the training.
+        verdict: what it is by itself, where the signal shows nothing.
+    """
+
+    name: str
+    sentence: str
+    lesson: str
+    grave: bool = False
+    verdict: str = "off target"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Say where a weight stands.
+
+    Args:
+        kept: E[f²]/E[z²] of the activation in front of it, as measured; 1 without one.
+        lossy: whether that activation loses as much of a small signal.
+        last: whether nothing that sums comes behind it.
+        rescued: whether a normalization comes directly behind it.
+    """
+
+    kept: float = 1.0
+    lossy: bool = False
+    last: bool = False
+    rescued: bool = False
+
+
+def flaw(module: nn.Module) -> Cause | None:
+    """Find what is wrong with a weight whatever it is used for."""
+    for name, weight in _matrices(module):
+        if weight.is_floating_point() and weight.numel() and _is_unwritten(weight):
+            return Cause(
+                "never initialised",
+                f"its {name} holds {_oddest(weight)} beside ordinary numbers or zeros, as memory "
+                "does that nobody wrote into: draw it",
+                "12, defaults",
+                grave=True,
+                verdict="never initialised",
+            )
+    return None
+
+
+def symmetry(module: Any) -> Cause | None:
+    """Find units that are the same, and so will stay the same."""
+    units = _units(module)
+    if units is None or not units.numel():
+        return None
+    if not bool(units.any()):
+        text = "its weights are all zero: what comes out does not depend on what goes in"
+        return Cause("all zeros", text, "14, training", True, "symmetric")
+    if units.shape[1] < 2:
+        return None
+    if bool((units == units.flatten()[0]).all()):
+        text = "its weights are all the same constant: every unit computes and learns the same"
+        return Cause("constant", text, "14, training", True, "symmetric")
+    copied = sum(_twins(group) for group in units)
+    if not copied:
+        return None
+    total = units.shape[0] * units.shape[1]
+    text = (
+        f"{copied} of its {total} units have the weights of another unit, and will learn the same"
+    )
+    return Cause("weights copied", text, "14, training", 2 * copied >= total, "symmetric")
+
+
+def recipe(module: Any, weight: Moments, place: Place) -> Cause | None:
+    """Find the recipe behind a variance that does not suit the place where the weight stands."""
+    fan_in, fan_out = fans(module)
+    size = weight.second_moment
+    growth = size * fan_in * place.kept
+    if not 0 < growth < math.inf:
+        return None
+    default = _default(module, weight)
+    if default or max(growth, 1 / growth) < _WORTH_A_WORD:
+        return default
+    if not place.rescued and not _near(size, _sound(fan_in, fan_out, place), weight.count):
+        return _misfit(module, weight, place)
+    return None
+
+
+def packed(weight: Moments, fan_in: float, blocks: float) -> Cause | None:
+    """Find Xavier's variance counted over three projections in one weight."""
+    if blocks != 3 or not _near(weight.second_moment, [0.5 / fan_in], weight.count):
+        return None
+    text = (
+        "its three projections stand in one weight, and Xavier's rule counted the outputs of all: "
+        "q, k and v have half the variance that 1/fan_in gives"
+    )
+    return Cause("packed q/k/v", text, "11, layers")
+
+
+def _sound(fan_in: float, fan_out: float, place: Place) -> list[float]:
+    """List what may stand there on purpose: He in front, Xavier where nothing is lost, small."""
+    sound = [2 / fan_in, 1 / (place.kept * fan_in), 0.02**2]
+    if not place.lossy or place.last:
+        sound += [1 / fan_in, 2 / (fan_in + fan_out), 1 / (3 * fan_in)]
+    return sound
+
+
+def _misfit(module: Any, weight: Moments, place: Place) -> Cause | None:
+    """Name every recipe that gives this variance."""
+    fan_in, fan_out = fans(module)
+    by_torch = fans(module.weight)
+    size, count = weight.second_moment, weight.count
+    found: dict[str, str] = {}
+    if packed(weight, fan_in, fan_out / fan_in):
+        return packed(weight, fan_in, fan_out / fan_in)
+    if _near(size, [1 / fan_in, 2 / (fan_in + fan_out)], count) and place.lossy:
+        found["gain missing"] = (
+            f"the activation in front of it keeps {place.kept:.2f} of the second moment, and its "
+            "weights do not make up for it"
+        )
+    scales = (1.0, 2.0, 1 / place.kept)
+    grouped = getattr(module, "groups", 1) > 1
+    if grouped and _near(size, [s / by_torch.fan_out for s in scales], count):
+        found["depthwise fan"] = (
+            f"its variance was divided by the outputs of all groups, {by_torch.fan_out:.0f}, where "
+            f"one input takes part in {fan_out:.4g}"
+        )
+    wrong = {fan for fan in (fan_out, *by_torch) if not _near(fan, [fan_in], 10**9)}
+    if not grouped and _near(size, [s / fan for s in scales for fan in wrong], count):
+        found["transposed fan"] = (
+            f"its variance was divided by the wrong fan: one output sums {fan_in:.4g} products"
+        )
+    if not found:
+        return None
+    return Cause(" or ".join(found), "; or ".join(found.values()), "11, layers")
+
+
+def _default(module: Any, weight: Moments) -> Cause | None:
+    """Know torch's own draw, uniform within ±1/√fan_in."""
+    by_torch = fans(module.weight).fan_in
+    largest = float(module.weight.detach().abs().max())
+    if not _near(weight.second_moment, [1 / (3 * by_torch)], weight.count):
+        return None
+    if largest * math.sqrt(by_torch) > 1 + 1e-2:
+        return None
+    text = (
+        "its weights are torch's default, of variance 1/(3 fan_in): a third of what keeps a "
+        "signal, a sixth of what keeps it behind a ReLU"
+    )
+    return Cause("default init", text, "12, defaults")
+
+
+def _near(size: float, numbers: list[float], count: int) -> bool:
+    """Tell whether a mean square of count entries is one of some numbers."""
+    slack = _SIGMAS * math.sqrt(2 / max(count, 1)) + _ROUNDING
+    return any(abs(size / number - 1) <= slack for number in numbers if number > 0)
+
+
+def _matrices(module: nn.Module) -> list[tuple[str, Tensor]]:
+    with torch.no_grad():
+        found = [(name, p.detach()) for name, p in module.named_parameters(recurse=False)]
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and "weight" not in dict(found):
+            found.append(("weight", weight.detach()))
+    return found
+
+
+def _is_unwritten(weight: Tensor) -> bool:
+    if not bool(weight.isfinite().all()):
+        return True
+    size = weight.double().abs()
+    written = size[size > 0]
+    if not len(written):
+        return False
+    largest = float(written.max())
+    return largest < _TINY or largest > _ABSURD or largest > _ABSURD * float(written.median())
+
+
+def _oddest(weight: Tensor) -> str:
+    if bool(weight.isnan().any()):
+        return "NaN"
+    return f"{float(weight.abs().max()):.3g}"
+
+
+def _units(module: Any) -> Tensor | None:
+    """Return the weights of every unit, (groups, units of a group, weights of a unit)."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() < 2:
+        return None
+    weight, groups = weight.detach(), getattr(module, "groups", 1)
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+        weight = weight.T
+    if getattr(module, "transposed", False):  # (in, out of a group, *kernel)
+        parts = weight.reshape(groups, -1, *weight.shape[1:])
+        return parts.transpose(1, 2).flatten(2)
+    return weight.reshape(groups, -1, weight.shape[1:].numel())
+
+
+def _twins(units: Tensor) -> int:
+    """Count the units that equal another; what is zero throughout was set so."""
+    units = units[units.any(dim=1)]
+    if units.shape[1] < 2 or len(units) < 2:
+        return 0
+    _, counts = torch.unique(units, dim=0, return_counts=True)
+    return int(counts[counts > 1].sum())

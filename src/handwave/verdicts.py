@@ -1,0 +1,248 @@
+"""Tell where a signal or its gradient is lost, from one run."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from handwave.flows import Flow, Node
+from handwave.moments import Moments
+
+# The rms of a signal or a gradient may leave its starting point by so much.
+_FAR = 10.0
+# Shares: of entries at an end of an activation's range; of spread in the second moment.
+_NEARLY_ALL, _HALF_OF_THEM, _COLLAPSED = 0.9, 0.5, 1e-4
+# A sum that grows so much, over several without a normalization, grows by its residuals.
+_GROWTH, _GROWN = 1.5, 4.0
+
+_HALF = 65504.0  # float16 holds no more
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Hold one thing that is wrong at one node."""
+
+    node: Node
+    word: str
+    sentence: str
+    lesson: str
+    grave: bool = True
+    cause: str = ""
+
+
+def verdicts(flow: Flow, hopeless: set[int]) -> Iterator[Verdict]:
+    """Find everything that is wrong, each thing where it begins.
+
+    Args:
+        flow: of one run.
+        hopeless: nodes whose weights make nothing of what enters: what follows is no news.
+    """
+    found = _first_of_each(flow, [verdict for node in flow for verdict in _at(node)])
+    spoilt = hopeless | {verdict.node.number for verdict in found if verdict.grave}
+    spoilt |= {node.number for node in flow if flow.ancestors(node.number) & spoilt}
+    found += [*_scales(flow, spoilt), *_residual_growth(flow, spoilt)]
+    yield from found
+    if not hopeless and not any(verdict.word in _BLOCKING for verdict in found):
+        named = {(verdict.node.number, verdict.word) for verdict in found}
+        yield from (v for v in _gradients(flow) if (v.node.number, v.word) not in named)
+
+
+# Behind these there is no gradient to speak of.
+_BLOCKING = {"dead units", "overflows"}
+
+
+def _first_of_each(flow: Flow, found: list[Verdict]) -> list[Verdict]:
+    """Leave out what was said of a layer in front already: it goes on from there."""
+    kept: list[Verdict] = []
+    for verdict in found:
+        before = flow.ancestors(verdict.node.number)
+        passed_on = verdict.word in ("overflows in float16", "collapsed", "overflows")
+        if not passed_on or not any(
+            k.word == verdict.word and k.node.number in before for k in kept
+        ):
+            kept.append(verdict)
+    return kept
+
+
+def _at(node: Node) -> Iterator[Verdict]:
+    """Look at one layer alone."""
+    row, facts = node.row, node.facts
+    if row is None or facts is None:
+        return
+    if facts.entering is not None and facts.entering.nonfinite:
+        return  # it was so before
+    if row.signal.nonfinite:
+        text = f"its output leaves the range of {str(row.dtype).removeprefix('torch.')}"
+        yield Verdict(node, "overflows", text, "13, precision")
+    elif row.dtype is not None and row.dtype.itemsize > 2 and facts.largest > _HALF:
+        text = f"its output reaches {facts.largest:.3g}: it will overflow in float16"
+        yield Verdict(node, "overflows in float16", text, "13, precision", grave=False)
+    entering = facts.entering
+    if entering is None or not entering.second_moment:
+        return
+    if not node.counts and not node.normalizes and _loses(node):
+        if (row.zeros or 0.0) >= _NEARLY_ALL:
+            text = f"{row.zeros:.0%} of its output is zero: no gradient passes there"
+            yield Verdict(node, "dead units", text, "7, relu")
+        elif facts.at_the_ends >= _HALF_OF_THEM:
+            text = f"{facts.at_the_ends:.0%} of its output stands at an end of its range"
+            yield Verdict(node, "saturated", text, "8, gains", facts.at_the_ends >= _NEARLY_ALL)
+    if node.multiplies and _collapses(node):
+        text = (
+            f"its output differs between inputs by {row.spread or 0:.1e}, beside a second moment "
+            f"of {row.signal.second_moment:.1e}: every input gives the same"
+        )
+        yield Verdict(node, "collapsed", text, "12, defaults")
+
+
+def _loses(node: Node) -> bool:
+    """Tell an activation from dropout, pooling and whatever else may give zeros."""
+    return node.module is not None and type(node.module).__module__ == nn.ReLU.__module__
+
+
+def _collapses(node: Node) -> bool:
+    """Tell whether the inputs of a batch become one here."""
+    row, facts = node.row, node.facts
+    if row is None or facts is None or row.spread is None or facts.entering_spread is None:
+        return False
+    before, after = facts.entering or Moments(0.0, 0.0), row.signal.second_moment
+    differed = facts.entering_spread > _COLLAPSED * before.second_moment
+    return differed and bool(after) and row.spread < _COLLAPSED * after
+
+
+@dataclass
+class _Chain:
+    """Follow one scale from where it began."""
+
+    start: Node
+    told: bool = False
+    normed: bool = False
+
+
+def _scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
+    """Compare the rms of sums with where their chain began, anew behind each normalization."""
+    chains: dict[int, _Chain] = {}
+    inside = flow.in_branches()
+    for node in flow:
+        if not node.counts:
+            continue
+        before = flow.before(node)
+        prior = [chains[n.number] for n in before if n.number in chains]
+        normed = any(n.normalizes for n in before) or any(chain.normed for chain in prior)
+        fresh = not prior or (normed and node.parts is not None)
+        first = node if fresh else max((c.start for c in prior), key=lambda n: n.signal.rms)
+        chain = chains[node.number] = _Chain(
+            first, any(c.told for c in prior) and not fresh, normed
+        )
+        behind = flow.behind(node)
+        added = any(n.parts for n in behind)
+        if chain.told or node.number in spoilt or added or _normalized_next(behind):
+            continue
+        word = _left(_sizes(node.signal, node.units), _sizes(first.signal, first.units))
+        if word == "vanishes" and node.number in inside:
+            continue
+        if word:
+            chain.told = True
+            yield _scale_verdict(flow, node, first, word)
+
+
+def _scale_verdict(flow: Flow, node: Node, first: Node, word: str) -> Verdict:
+    ratio = node.signal.rms / first.signal.rms
+    text = f"the rms of its output is {ratio:.3g} times that of {_name(flow, first)}"
+    if node.parts:
+        branch = max(node.sources)
+        text = f"its sum has {ratio:.3g} times the rms of that of {_name(flow, first)}"
+        return Verdict(flow.nodes[branch], word, text, "11, layers", cause="residual growth")
+    # A small last layer is often wanted: its outputs begin near zero.
+    grave = word == "explodes" or bool(flow.behind(node))
+    return Verdict(node, word, text, "6, fix", grave)
+
+
+def _gradients(flow: Flow) -> Iterator[Verdict]:
+    """Compare the gradients of sums with where they came in, against the way of the signal."""
+    chains: dict[int, _Chain] = {}
+    inside = flow.in_branches()
+    for node in reversed(list(flow)):
+        grad = node.row.grad if node.row else None
+        if not node.multiplies or grad is None:
+            continue
+        behind = flow.behind(node, through_sums=True)
+        prior = [chains[n.number] for n in behind if n.number in chains]
+        pooled = any(n.positions != node.positions for n in behind)
+        fresh = not prior or pooled or any(n.normalizes for n in behind)
+        first = node if fresh else max((c.start for c in prior), key=_gradient_rms)
+        chain = chains[node.number] = _Chain(first, any(c.told for c in prior) and not fresh)
+        source = first.row.grad if first.row and first.row.grad else grad
+        word = _left(_sizes(grad, node.units), _sizes(source, first.units))
+        if not word or chain.told or (word == "vanishes" and node.number in inside):
+            continue
+        chain.told = True
+        text = (
+            f"the gradient in front of it has {grad.rms / (source.rms or 1):.3g} times the rms "
+            f"that it has behind {_name(flow, first)}"
+        )
+        yield Verdict(max(behind, key=_gradient_rms), word, text, "9, backward")
+
+
+def _residual_growth(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
+    """Find sums that grow at each block, with no normalization in between."""
+    since: dict[int, float] = {}
+    told: set[int] = set()
+    for node in flow:
+        if not node.parts or node.number in spoilt:
+            continue
+        before = flow.before(node)
+        streams = [n for n in before if n.number in since]
+        entering = [n for n in before if not n.normalizes]
+        stream = max(entering, key=lambda n: -n.number, default=None)
+        if stream is None or any(_behind_norm(flow, n) for n in before):
+            continue
+        start = since.get(stream.number, stream.signal.second_moment)
+        since[node.number] = start
+        grown = node.signal.second_moment / (start or 1.0)
+        step = node.signal.second_moment / (stream.signal.second_moment or 1.0)
+        if streams and step >= _GROWTH and grown >= _GROWN and stream.number not in told:
+            text = (
+                f"each block adds as much as it got: the second moment of the sum has grown "
+                f"{grown:.3g} times without a normalization; scale the branches by 1/√blocks"
+            )
+            branch = flow.nodes[max(node.sources)]
+            yield Verdict(branch, "explodes", text, "11, layers", False, "residual growth")
+            told.add(node.number)
+        elif stream.number in told:
+            told.add(node.number)
+
+
+def _behind_norm(flow: Flow, node: Node) -> bool:
+    return node.normalizes or any(n.normalizes for n in flow.before(node))
+
+
+def _normalized_next(behind: list[Node]) -> bool:
+    return bool(behind) and all(node.normalizes for node in behind)
+
+
+def _sizes(moments: Moments, units: float) -> tuple[float, float]:
+    """Return rms of an entry and norm of one input's entries: widths change one or the other."""
+    return moments.rms, moments.rms * math.sqrt(units)
+
+
+def _left(now: tuple[float, float], start: tuple[float, float]) -> str:
+    """Name the side on which both sizes have left [1/10, 10]."""
+    if not all(map(math.isfinite, (*now, *start))) or not all(start):
+        return ""
+    ratios = [a / b for a, b in zip(now, start, strict=True)]
+    if min(ratios) > _FAR:
+        return "explodes"
+    return "vanishes" if max(ratios) < 1 / _FAR else ""
+
+
+def _gradient_rms(node: Node) -> float:
+    return node.row.grad.rms if node.row and node.row.grad else 0.0
+
+
+def _name(flow: Flow, node: Node) -> str:
+    """Name a layer, or a sum by the last layer in it."""
+    while node.row is None:
+        node = flow.nodes[max(node.sources)]
+    return node.row.name
