@@ -19,26 +19,30 @@ _LOSSY = 0.75
 
 def causes(flow: Flow) -> dict[int, Cause]:
     """Find one cause a layer, the first in the order in which one hides another."""
-    found = {node.number: cause for node in flow if (cause := _of_layer(flow, node))}
-    return _copies(flow) | found
+    copies = _copies(flow)
+    found = {}
+    for node in flow:
+        cause = _of_weights(flow, node) or copies.get(node.number) or _of_place(flow, node)
+        if cause:
+            found[node.number] = cause
+    return found
 
 
-def _of_layer(flow: Flow, node: Node) -> Cause | None:
-    module, row = node.module, node.row
-    if module is None or row is None:
+def _of_weights(flow: Flow, node: Node) -> Cause | None:
+    """Look at the weights alone."""
+    if node.module is None:
         return None
-    found = flaw(module)
-    if found or not node.multiplies:
-        return found or _of_attention(module)
-    return (
-        _of_symmetry(flow, node)
-        or _of_recipe(flow, node)
-        or _of_means(flow, node)
-        or _of_bias(node)
-    )
+    return flaw(node.module) or (_of_symmetry(flow, node) if node.multiplies else None)
 
 
-def _of_attention(module: nn.Module) -> Cause | None:
+def _of_place(flow: Flow, node: Node) -> Cause | None:
+    """Look at the weights' size where they stand, and at what enters."""
+    if not node.multiplies:
+        return _of_attention(node.module)
+    return _of_recipe(flow, node) or _of_means(flow, node) or _of_bias(node)
+
+
+def _of_attention(module: nn.Module | None) -> Cause | None:
     """Look at the projections that attention keeps in one weight."""
     if not isinstance(module, nn.MultiheadAttention) or module.in_proj_weight is None:
         return None

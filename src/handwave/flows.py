@@ -86,6 +86,7 @@ class Flow:
             for source in node.sources:
                 self._feeds.setdefault(source, set()).add(node.number)
         self.ancestors = cache(self._ancestors)
+        self.normed = cache(self._normed)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
@@ -132,6 +133,11 @@ class Flow:
     def _ancestors(self, number: int) -> frozenset[int]:
         sources = [n for n in self.nodes[number].sources if n in self.nodes]
         return frozenset(sources).union(*(self.ancestors(n) for n in sources))
+
+    def _normed(self, number: int) -> bool:
+        """Tell whether the scale at a node was set by a normalization in front."""
+        before = self.before(self.nodes[number])
+        return any(node.normalizes or self.normed(node.number) for node in before)
 
     def in_branches(self) -> set[int]:
         """Find the nodes inside a residual branch: what is added back to where it began."""

@@ -16,6 +16,7 @@ from handwave.wandering import Units, Wander, one_input
 _INVERSE_ERROR, _ROUNDING = 0.05, 3e-7
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)

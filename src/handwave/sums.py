@@ -44,7 +44,7 @@ def bias_moments(layer: nn.Module) -> Moments:
     return Moments.of(bias) if isinstance(bias, Tensor) else Moments(0.0, 0.0)
 
 
-def twin(layer: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+def twin(layer: nn.Module, weight: Tensor | None, bias: Tensor | None = None) -> nn.Module:
     """Copy a layer without its hooks and parametrizations, with another weight and bias."""
     made = own_class(layer).__new__(own_class(layer))
     made.__dict__.update(layer.__dict__)

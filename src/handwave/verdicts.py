@@ -16,6 +16,8 @@ _NEARLY_ALL, _HALF_OF_THEM, _COLLAPSED = 0.9, 0.5, 1e-4
 # A sum that grows so much, over several without a normalization, grows by its residuals.
 _GROWTH, _GROWN = 1.5, 4.0
 
+_LAYERS, _RESIDUAL = "11, layers", "residual growth"
+
 _HALF = 65504.0  # float16 holds no more
 
 
@@ -117,7 +119,6 @@ class _Chain:
 
     start: Node
     told: bool = False
-    normed: bool = False
 
 
 def _scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
@@ -129,12 +130,9 @@ def _scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
             continue
         before = flow.before(node)
         prior = [chains[n.number] for n in before if n.number in chains]
-        normed = any(n.normalizes for n in before) or any(chain.normed for chain in prior)
-        fresh = not prior or (normed and node.parts is not None)
+        fresh = not prior or (node.parts is not None and flow.normed(node.number))
         first = node if fresh else max((c.start for c in prior), key=lambda n: n.signal.rms)
-        chain = chains[node.number] = _Chain(
-            first, any(c.told for c in prior) and not fresh, normed
-        )
+        chain = chains[node.number] = _Chain(first, any(c.told for c in prior) and not fresh)
         behind = flow.behind(node)
         added = any(n.parts for n in behind)
         if chain.told or node.number in spoilt or added or _normalized_next(behind):
@@ -151,9 +149,9 @@ def _scale_verdict(flow: Flow, node: Node, first: Node, word: str) -> Verdict:
     ratio = node.signal.rms / first.signal.rms
     text = f"the rms of its output is {ratio:.3g} times that of {_name(flow, first)}"
     if node.parts:
-        branch = max(node.sources)
         text = f"its sum has {ratio:.3g} times the rms of that of {_name(flow, first)}"
-        return Verdict(flow.nodes[branch], word, text, "11, layers", cause="residual growth")
+        cause = _RESIDUAL if word == "explodes" else ""
+        return Verdict(_last_layer(flow, node), word, text, _LAYERS, cause=cause)
     # A small last layer is often wanted: its outputs begin near zero.
     grave = word == "explodes" or bool(flow.behind(node))
     return Verdict(node, word, text, "6, fix", grave)
@@ -187,35 +185,37 @@ def _gradients(flow: Flow) -> Iterator[Verdict]:
 
 def _residual_growth(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
     """Find sums that grow at each block, with no normalization in between."""
-    since: dict[int, float] = {}
-    told: set[int] = set()
+    grown: dict[int, float] = {}  # of each sum, since the stream began
     for node in flow:
-        if not node.parts or node.number in spoilt:
+        if not node.parts or node.number in spoilt or flow.normed(node.number):
             continue
         before = flow.before(node)
-        streams = [n for n in before if n.number in since]
-        entering = [n for n in before if not n.normalizes]
-        stream = max(entering, key=lambda n: -n.number, default=None)
-        if stream is None or any(_behind_norm(flow, n) for n in before):
+        stream = next((n for n in before if n.number in grown), None)
+        start = stream or _entering(flow, node)
+        if start is None or not start.signal.second_moment:
             continue
-        start = since.get(stream.number, stream.signal.second_moment)
-        since[node.number] = start
-        grown = node.signal.second_moment / (start or 1.0)
-        step = node.signal.second_moment / (stream.signal.second_moment or 1.0)
-        if streams and step >= _GROWTH and grown >= _GROWN and stream.number not in told:
+        step = node.signal.second_moment / start.signal.second_moment
+        so_far = grown.get(start.number, 1.0)
+        grown[node.number] = so_far * step
+        if stream and step >= _GROWTH and so_far < _GROWN <= so_far * step:
             text = (
-                f"each block adds as much as it got: the second moment of the sum has grown "
-                f"{grown:.3g} times without a normalization; scale the branches by 1/√blocks"
+                f"each block adds as much as it got: the sum's second moment has grown "
+                f"{so_far * step:.3g} times, with no normalization; scale branches by 1/√blocks"
             )
-            branch = flow.nodes[max(node.sources)]
-            yield Verdict(branch, "explodes", text, "11, layers", False, "residual growth")
-            told.add(node.number)
-        elif stream.number in told:
-            told.add(node.number)
+            yield Verdict(_last_layer(flow, node), "explodes", text, _LAYERS, False, _RESIDUAL)
 
 
-def _behind_norm(flow: Flow, node: Node) -> bool:
-    return node.normalizes or any(n.normalizes for n in flow.before(node))
+def _entering(flow: Flow, node: Node) -> Node | None:
+    """Find what a first block adds to: the earliest in front of its sum."""
+    return next(iter(flow.before(node)), None)
+
+
+def _last_layer(flow: Flow, node: Node) -> Node:
+    """Name a sum by the last layer with weights in it, or what stands in its place."""
+    while node.parts:
+        layers = [n for n in flow.before(node) if n.multiplies]
+        node = layers[-1] if layers else flow.nodes[max(node.sources)]
+    return node
 
 
 def _normalized_next(behind: list[Node]) -> bool:
@@ -242,7 +242,5 @@ def _gradient_rms(node: Node) -> float:
 
 
 def _name(flow: Flow, node: Node) -> str:
-    """Name a layer, or a sum by the last layer in it."""
-    while node.row is None:
-        node = flow.nodes[max(node.sources)]
-    return node.row.name
+    row = _last_layer(flow, node).row
+    return row.name if row else ""
