@@ -104,6 +104,8 @@ def _of_means(flow: Flow, node: Node) -> Cause | None:
 
 
 def _of_bias(node: Node) -> Cause | None:
+    if node.module is None:
+        return None
     bias, signal = bias_moments(node.module), node.signal
     if not bias.second_moment > _BIAS * signal.second_moment:
         return None

@@ -124,10 +124,10 @@ class Flow:
         sources = [self.nodes[n] for n in node.sources if n in self.nodes]
         if len(sources) != 1 or sources[0].module is None or sources[0].counts:
             return None
-        only = sources[0]
-        if "Dropout" in type(only.module).__name__ or isinstance(only.module, nn.Identity):
+        only, module = sources[0], sources[0].module
+        if "Dropout" in type(module).__name__ or isinstance(module, nn.Identity):
             return self.activation_before(only)
-        plain = not only.normalizes and not any(True for _ in only.module.parameters())
+        plain = not only.normalizes and not any(True for _ in module.parameters())
         return only if plain else None
 
     def _ancestors(self, number: int) -> frozenset[int]:

@@ -77,7 +77,7 @@ def rms_norm(layer: nn.RMSNorm, signal: Signal) -> tuple[Signal, Backward]:
     return _normalized(layer, signal, _of_unit_length(wander), scale)
 
 
-def restart(layer: nn.Module) -> Signal | None:
+def restart(layer: Any) -> Signal | None:
     """Return what a normalization hands on whatever came in, if its scale is known at all.
 
     A signal without a known shape, its inputs as alike as can be.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -212,7 +213,7 @@ def _row(module: nn.Module, name: str, signal: Signal | None, note: str) -> Laye
     )
 
 
-def _known_fans(module: nn.Module) -> dict[str, float | None]:
+def _known_fans(module: nn.Module) -> dict[str, Any]:
     try:
         return fans(module)._asdict()
     except ValueError:

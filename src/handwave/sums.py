@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ def twin(layer: nn.Module, weight: Tensor | None, bias: Tensor | None = None) ->
     return made
 
 
-def linear(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
+def linear(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     """Sum along the last axis."""
     shape, (fan_in, fan_out) = signal.shape, fans(layer)
     if shape is not None:
@@ -112,7 +113,7 @@ def _check(layer: nn.Module, shape: tuple[int, ...], fits: bool, size: int) -> N
 
 
 def _draw(
-    layer: nn.Module, signal: Signal, wander: Wander, sums: tuple[Tensor, Tensor, Tensor]
+    layer: Any, signal: Signal, wander: Wander, sums: tuple[Tensor, Tensor, Tensor]
 ) -> Signal:
     """Draw a layer's units; sums = products behind one of them, Σ E[x] and Σ E[x²]."""
     weight, bias = Moments.of(layer.weight), bias_moments(layer)
@@ -139,7 +140,7 @@ def _units(wander: Wander, fan_in: float, width: float, bias_share: float) -> Un
     return Units(mixed, width, 2 * rest * rest / fan_in + 2 * bias_share * bias_share)
 
 
-def _width(layer: nn.Module) -> int:
+def _width(layer: Any) -> int:
     return layer.out_channels if isinstance(layer, _ConvNd) else int(fans(layer).fan_out)
 
 
@@ -152,7 +153,7 @@ class _Windows:
 
     def __init__(self, layer: _ConvNd, sizes: tuple[int, ...]) -> None:
         ones = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
-        self.layer = twin(layer, ones)
+        self.layer: Any = twin(layer, ones)
         self.layer.groups = self.layer.in_channels = self.layer.out_channels = 1
         self.sizes = sizes
 
