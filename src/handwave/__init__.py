@@ -6,6 +6,7 @@ from handwave.measuring import measure
 from handwave.moments import Moments
 from handwave.predicting import predict
 from handwave.products import dot_product, sample_dot_products
+from handwave.repairing import repair_
 from handwave.stacks import mlp
 from handwave.traces import Layer, Trace
 from handwave.weights import fans, variance_scaling_
@@ -23,6 +24,7 @@ __all__ = [
     "measure",
     "mlp",
     "predict",
+    "repair_",
     "sample_dot_products",
     "variance_scaling_",
 ]

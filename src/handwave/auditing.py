@@ -16,7 +16,7 @@ from handwave.moments import Moments
 from handwave.plots import by_layer
 from handwave.running import Inputs, floating
 from handwave.streams import Streams
-from handwave.tables import as_html, as_text, plain
+from handwave.tables import Column, as_html, as_number, as_text, plain
 from handwave.totals import quick_moments, spread
 from handwave.traces import Layer, Trace
 from handwave.verdicts import verdicts
@@ -345,13 +345,13 @@ def _expected_gradients(flow: Flow, seen: list[Seen]) -> dict[int, Moments]:
 _NUMBERS = {"expected", "low", "high", "measured", "gradient", "expected gradient"}
 
 
-def _columns(report: Report) -> list[tuple[str, ...]]:
+def _columns(report: Report) -> list[Column]:
     """Lay the two traces side by side."""
     pairs = list(zip(report.measured, report.predicted, strict=True))
     wrong = {finding.layer: finding for finding in reversed(report.findings)}
 
-    def numbers(title: str, values: list[float | None]) -> tuple[str, ...]:
-        return (title, *("" if value is None else f"{value:.4g}" for value in values))
+    def numbers(title: str, values: list[float | None]) -> Column:
+        return (title, *map(as_number, values))
 
     columns = [
         ("layer", *(a.name for a, _ in pairs)),

@@ -48,6 +48,11 @@ def _cells(row: Sequence[str], tag: str) -> str:
     return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
 
 
+def as_number(value: float | None) -> str:
+    """Write a cell of four significant digits, empty without a value."""
+    return "" if value is None else f"{value:.4g}"
+
+
 def plain(value: Any) -> Any:
     """Turn a value into what strict JSON can hold: a number it has no word for is a string.
 

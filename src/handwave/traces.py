@@ -1,8 +1,6 @@
 """What a signal was, or is expected to be, at every layer."""
 
 import difflib
-import html
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,6 +10,7 @@ import torch
 
 from handwave.moments import Moments
 from handwave.plots import by_layer
+from handwave.tables import Column, as_html, as_number, as_text, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,30 +108,14 @@ class Trace:
             {"coverage": …, "layers": [{"name": …, "signal": {"mean": …, "var": …}, …}, …]};
             a number that JSON has no word for is the string "inf", "-inf" or "nan".
         """
-        return {"coverage": self.coverage, "layers": [_plain(asdict(row)) for row in self.layers]}
+        return {"coverage": self.coverage, "layers": [plain(asdict(row)) for row in self.layers]}
 
     def __str__(self) -> str:
-        rows = _table(self.layers)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
-        for row in rows:
-            cells = [
-                cell.rjust(width) if title in _NUMBERS else cell.ljust(width)
-                for title, cell, width in zip(rows[0], row, widths, strict=True)
-            ]
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines)
+        return as_text(_columns(self.layers), _NUMBERS)
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""
-        rows = [
-            "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-            for row, tag in zip(
-                _table(self.layers), itertools.chain(["th"], itertools.repeat("td")), strict=False
-            )
-        ]
-        lines = "".join(f"<tr>{row}</tr>" for row in rows[1:])
-        return f"<table><thead><tr>{rows[0]}</tr></thead><tbody>{lines}</tbody></table>"
+        return as_html(_columns(self.layers))
 
     def plot(self, ax: "Axes | None" = None) -> "Figure":
         """Draw the second moment of every row, and of the gradient where there is one.
@@ -149,24 +132,13 @@ class Trace:
             ImportError: matplotlib is not installed.
         """
         rows = [layer for layer in self.layers if layer.signal.count or layer.band]
-        series = {"signal": [row.signal.second_moment for row in rows]}
+        series: dict[str, list[float | None]] = {
+            "signal": [row.signal.second_moment for row in rows]
+        }
         if any(row.grad for row in rows):
-            series["gradient"] = [row.grad.second_moment if row.grad else math.nan for row in rows]
+            series["gradient"] = [row.grad and row.grad.second_moment for row in rows]
         bands = {"signal": [row.band for row in rows]} if any(row.band for row in rows) else None
         return by_layer(series, bands, [row.name for row in rows], ax=ax)
-
-
-def _plain(value: Any) -> Any:
-    """Turn a value into what strict JSON can hold."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    if isinstance(value, torch.dtype):
-        return str(value).removeprefix("torch.")
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 # The mean has no column: where it is nothing but noise, no two of its digits agree anywhere.
@@ -185,17 +157,13 @@ def _known(row: Layer) -> bool:
     return bool(row.signal.count) or not math.isnan(row.signal.mean)
 
 
-def _table(layers: tuple[Layer, ...]) -> list[tuple[str, ...]]:
-    """Return titles and rows as text, leaving out columns in which nothing stands."""
+def _columns(layers: tuple[Layer, ...]) -> list[Column]:
+    """Return the columns in which something stands."""
     columns = [
         ("layer", *(row.name for row in layers)),
         ("kind", *(row.kind for row in layers)),
         ("shape", *("x".join(map(str, row.shape)) for row in layers)),
     ]
-    for title, number in _NUMBERS.items():
-        values = [number(row) for row in layers]
-        columns.append((title, *("" if value is None else f"{value:.4g}" for value in values)))
-    columns.append(("note", *(row.note for row in layers)))
-    return list(
-        zip(*(c for c in columns[:3] + [c for c in columns[3:] if any(c[1:])]), strict=True)
-    )
+    further = [(title, *map(as_number, map(of, layers))) for title, of in _NUMBERS.items()]
+    further.append(("note", *(row.note for row in layers)))
+    return columns + [column for column in further if any(column[1:])]
