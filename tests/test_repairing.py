@@ -157,6 +157,14 @@ def test_a_product_against_its_bias_can_reach_less_than_the_bias():
     assert repair.rows[0].scale > 4  # the larger of two
 
 
+def test_a_product_along_a_bias_that_is_too_large_is_not_turned_around():
+    layer = nn.Linear(1, 1)
+    nn.init.constant_(layer.weight, 0.5)
+    nn.init.constant_(layer.bias, 3.0)
+    repair = repair_(layer, torch.tensor([[1.0], [1.1]]))
+    assert notes(repair) == {"Linear": "the bias alone has second moment 9"}
+
+
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("batch_first", [False, True])
@@ -267,6 +275,16 @@ def test_weights_that_share_memory_are_tied():
     second.weight.data = first.weight.data
     repair = repair_(nn.Sequential(first, second), X)
     assert notes(repair) == {"1": "tied to 0"}
+
+
+def test_looking_at_a_spectral_norm_takes_no_step_of_it():
+    torch.manual_seed(0)
+    shared = parametrizations.spectral_norm(nn.Linear(24, 24))
+    model = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), shared, nn.Linear(24, 24))
+    repair = held(model, X)
+    trace = measure(model, X)
+    for row in repair:
+        assert trace[row.layer].signal.second_moment == pytest.approx(row.after, rel=1e-6)
 
 
 class Clipped(nn.Linear):

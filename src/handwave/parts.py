@@ -69,8 +69,7 @@ class Part:
         rerun: Callable[[], Tensor] | None = None,
     ) -> None:
         self.rerun = rerun
-        # Without its version: a model may differentiate in its forward, through this output.
-        self.output = output.data
+        self.output = output.detach()
         self.bias = None if bias is None else bias.detach()
         product = self.output if self.bias is None else self.output - self.bias
         self._take(product)
