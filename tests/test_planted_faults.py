@@ -1,0 +1,259 @@
+"""Faults planted one at a time in healthy networks: an audit names each, where it stands."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from handwave import audit
+
+# Test modules are imported one by one, without a package around them.
+_spec = importlib.util.spec_from_file_location("networks", Path(__file__).with_name("networks.py"))
+assert _spec
+assert _spec.loader
+nets = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(nets)
+
+SEEDS = range(2)
+
+# A layer in front, in the middle and late of each network; nothing comes behind the last.
+PLACES = {
+    "relu": ["0", "4", "8"],
+    "tanh": ["0", "4", "8"],
+    "conv": ["0", "4", "6"],
+    "encoder": ["0.qkv", "2.out", "3.up", "5.down"],
+}
+EVERYWHERE = [(kind, place) for kind, places in PLACES.items() for place in places]
+# Behind a norm, whose output adds up to zero over each input, a mean of the weights does nothing.
+BEHIND_NORMS = {("encoder", "0.qkv"), ("encoder", "3.up")}
+
+FLAWS = {
+    "default init": lambda layer: layer.reset_parameters(),
+    "all zeros": lambda layer: nn.init.zeros_(layer.weight),
+    "constant": lambda layer: nn.init.constant_(layer.weight, 0.01),
+    "weights copied": nets.twin_units,
+    "bias noise": nets.noisy_bias,
+    "non-zero-mean weights": nets.off_centre,
+}
+UNWRITTEN = {
+    "NaN": nets.unwritten(torch.nan),
+    "infinity": nets.unwritten(torch.inf),
+    "absurd": nets.unwritten(3e33),
+    "leftovers": nets.leftovers,
+}
+
+
+def planted(kind, place, plant, seed):
+    """Draw a healthy network, and spoil one layer of it."""
+    torch.manual_seed(seed)
+    model, x = nets.HEALTHY[kind]()
+    plant(model.get_submodule(place))
+    return audit(model, x)
+
+
+@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_without_a_fault_nothing_is_named(kind, seed):
+    report = planted(kind, PLACES[kind][0], lambda layer: None, seed)
+    assert not report.findings
+
+
+@pytest.mark.parametrize(("kind", "place"), EVERYWHERE)
+@pytest.mark.parametrize("cause", FLAWS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_fault_is_named_at_its_layer_and_no_other(kind, place, cause, seed):
+    harmless = cause == "non-zero-mean weights" and (kind, place) in BEHIND_NORMS
+    found = nets.named(planted(kind, place, FLAWS[cause], seed))
+    assert found == (set() if harmless else {(place, cause)})
+
+
+@pytest.mark.parametrize(("kind", "place"), EVERYWHERE)
+@pytest.mark.parametrize("memory", UNWRITTEN)
+def test_memory_that_nobody_wrote_into_is_named(kind, place, memory):
+    report = planted(kind, place, UNWRITTEN[memory], 0)
+    assert nets.named(report) == {(place, "never initialised")}
+    assert {(each.layer, each.cause) for each in report.failures} == nets.named(report)
+
+
+@pytest.mark.parametrize("place", ["2", "4", "8"])
+@pytest.mark.parametrize("kind", ["relu", "conv"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_missing_gain_is_named_behind_a_relu(kind, place, seed):
+    place = "6" if (kind, place) == ("conv", "8") else place
+    assert nets.named(planted(kind, place, nets.lecun, seed)) == {(place, "gain missing")}
+
+
+@pytest.mark.parametrize("place", ["1.down", "5.down"])
+def test_a_missing_gain_is_named_in_a_branch(place):
+    assert nets.named(planted("encoder", place, nets.lecun, 0)) == {(place, "gain missing")}
+
+
+@pytest.mark.parametrize("place", ["0", "4", "8"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_transposed_fan_is_named(place, seed):
+    torch.manual_seed(seed)
+    wide = [48, 160] if place != "4" else [160, 48]
+    model = nets.stack([*(wide * 4)])
+    model.get_submodule(place)
+    nets.transposed(model.get_submodule(place))
+    report = audit(model, torch.randn(64, wide[0]))
+    assert nets.named(report) == {(place, "transposed fan")}
+
+
+@pytest.mark.parametrize("place", ["2", "4", "6"])
+def test_where_two_recipes_give_one_number_both_are_named(place):
+    torch.manual_seed(0)
+    widths = [64] * 6
+    widths[int(place) // 2 + 1 :] = [128] * (5 - int(place) // 2)  # 2/fan_out is 1/fan_in
+    model = nets.stack(widths)
+    nets.transposed(model.get_submodule(place))
+    report = audit(model, torch.randn(64, 64))
+    assert nets.named(report) == {(place, "gain missing or transposed fan")}
+
+
+def upsampling(place):
+    """A small generator: transposed convolutions of stride 2."""
+    layers = []
+    for a, b in [(24, 24), (24, 24), (24, 24), (24, 8)]:
+        kind = nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)
+        layers += [nets.drawn(kind, 2.0 if layers else 1.0), nn.ReLU()]
+    nets.torch_fan(layers[place])
+    return nn.Sequential(*layers[:-1])
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_torchs_fan_of_a_transposed_convolution_is_named(place, seed):
+    torch.manual_seed(seed)
+    report = audit(upsampling(place), torch.randn(16, 24, 3, 3))
+    (found,) = [each for each in report.findings if each.cause]
+    assert found.layer == str(place)
+    assert "transposed fan" in found.cause
+
+
+def separable(place):
+    """Depthwise and pointwise convolutions in turn, as in MobileNet, without norms."""
+    layers = []
+    for groups, size in [(1, 3), (32, 5), (1, 1), (32, 5), (1, 1), (32, 5), (1, 1)]:
+        kind = nn.Conv2d(32, 32, size, padding=size // 2, padding_mode="circular", groups=groups)
+        layers += [nets.drawn(kind, 2.0 if layers else 1.0), nn.ReLU()]
+    nets.depthwise(layers[place])
+    return nn.Sequential(*layers[:-1])
+
+
+@pytest.mark.parametrize("place", [2, 6, 10])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_depthwise_fan_is_named(place, seed):
+    torch.manual_seed(seed)
+    report = audit(separable(place), torch.randn(16, 32, 8, 8))
+    assert nets.named(report) == {(str(place), "depthwise fan")}
+
+
+@pytest.mark.parametrize("place", ["0.qkv", "2.qkv", "4.qkv"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_packed_projection_is_named(place, seed):
+    report = planted("encoder", place, lambda layer: nn.init.xavier_normal_(layer.weight), seed)
+    assert nets.named(report) == {(place, "packed q/k/v")}
+    assert report.ok
+
+
+class Attending(nn.Module):
+    """Attend with torch's own module, whose projection Xavier counts as one."""
+
+    def __init__(self, packed):
+        super().__init__()
+        self.norm = nn.LayerNorm(48)
+        self.attention = nn.MultiheadAttention(48, 4, batch_first=True)
+        nets.drawn(self.attention.out_proj)
+        if not packed:
+            nn.init.normal_(self.attention.in_proj_weight, 0, 48**-0.5)
+
+    def forward(self, x):
+        y = self.norm(x)
+        return x + self.attention(y, y, y, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("place", [0, 2, 5])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_packed_projection_of_multihead_attention_is_named(place, seed):
+    torch.manual_seed(seed)
+    blocks = [part for each in range(3) for part in (Attending(each * 2 == place), nets.Block(48))]
+    if place == 5:
+        blocks[4] = Attending(True)
+    report = audit(nn.Sequential(*blocks), torch.randn(8, 12, 48))
+    expected = f"{4 if place == 5 else place}.attention"
+    assert nets.named(report) == {(expected, "packed q/k/v")}
+    assert report.ok
+
+
+@pytest.mark.parametrize(("first", "second"), [("0", "6"), ("2", "4"), ("4", "8")])
+@pytest.mark.parametrize("kind", ["relu", "tanh"])
+def test_layers_that_are_copies_are_named_at_the_later_one(kind, first, second):
+    torch.manual_seed(0)
+    model, x = nets.HEALTHY[kind]()
+    scale = 2.0 if kind == "relu" else nets.square(nn.Tanh)
+    nets.drawn(model.get_submodule(first), scale)
+    model.get_submodule(second).load_state_dict(model.get_submodule(first).state_dict())
+    report = audit(model, x)
+    assert nets.named(report) == {(second, "weights copied")}
+    (found,) = [each for each in report.findings if each.cause]
+    assert f"those of {first}, and not tied" in found.sentence
+
+
+def test_tied_layers_are_no_copies():
+    torch.manual_seed(0)
+    model, x = nets.relu_mlp()
+    model[6].weight = model[4].weight
+    assert not audit(model, x).findings
+
+
+@pytest.mark.parametrize("kind", ["relu", "tanh", "conv"])
+@pytest.mark.parametrize("shift", [-3.0, 3.0])
+def test_an_input_with_a_mean_is_named_at_the_layer_that_takes_it(kind, shift):
+    torch.manual_seed(0)
+    model, x = nets.HEALTHY[kind]()
+    report = audit(model, (x + shift) / 10**0.5)
+    assert nets.named(report) == {("0", "non-zero-mean input")}
+
+
+@pytest.mark.parametrize("blocks", [6, 10])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_residual_growth_is_named_where_the_sum_has_grown(blocks, seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(*[nets.Block(48, norm=False) for _ in range(blocks)])
+    report = audit(model, torch.randn(64, 48))
+    found = nets.named(report)
+    assert {cause for _, cause in found} == {"residual growth"}
+    assert all(layer.endswith(".down") for layer, _ in found)
+
+
+@pytest.mark.parametrize("blocks", [6, 10])
+def test_branches_scaled_by_their_number_do_not_grow(blocks):
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nets.Block(48, norm=False, scale=1 / blocks) for _ in range(blocks)])
+    assert not audit(model, torch.randn(64, 48)).findings
+
+
+def test_a_gain_missing_everywhere_makes_a_deep_stack_vanish():
+    torch.manual_seed(0)
+    model, x = nets.relu_mlp(10)
+    for place in range(2, 20, 2):
+        nets.lecun(model[place])
+    report = audit(model, x)
+    assert {cause for _, cause in nets.named(report)} == {"gain missing"}
+    assert {"vanishes", "gradient vanishes"} <= {each.verdict for each in report.failures}
+
+
+def test_defaults_everywhere_make_the_inputs_of_a_deep_stack_one():
+    """The signal itself is kept by the biases, which are the same for every input."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[p for _ in range(16) for p in (nn.Linear(96, 96), nn.ReLU())])
+    report = audit(model, torch.randn(64, 96))
+    layers = [str(place) for place in range(0, 32, 2)]
+    assert {cause for _, cause in nets.named(report)} <= {"default init", "bias noise"}
+    assert all((layer, "default init") in nets.named(report) for layer in layers)
+    assert {"collapsed", "gradient vanishes"} <= {each.verdict for each in report.failures}
