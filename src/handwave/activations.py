@@ -110,7 +110,7 @@ def elementwise(fn: Elementwise, derivative: bool = False) -> tuple[Elementwise,
     if not callable(fn):
         raise TypeError(f"expected a function or a module, got {fn!r}; try torch.tanh, nn.GELU()")
     # A copy: float64 weights (PReLU) for float64 nodes, and no state of the caller's changes.
-    call = copy.deepcopy(fn).to("cpu", torch.float64) if isinstance(fn, nn.Module) else fn
+    call = unhooked(fn).to("cpu", torch.float64) if isinstance(fn, nn.Module) else fn
     dtype = _check_elementwise(call, _name(fn))
     # An fn that computes in float32 inside has that rounding in its values: look no closer.
     tolerance = 1e-13 if dtype == torch.float64 else 8 * torch.finfo(dtype).eps
@@ -131,6 +131,14 @@ def elementwise(fn: Elementwise, derivative: bool = False) -> tuple[Elementwise,
             return torch.where(y.isfinite(), slope, y.detach())
 
     return (slopes if derivative else values), tolerance
+
+
+def unhooked(module: nn.Module) -> nn.Module:
+    """Copy a module without its forward hooks: whoever watches the original stays out of it."""
+    made = copy.deepcopy(module)
+    for part in made.modules():
+        part._forward_hooks.clear()
+    return made
 
 
 def _name(fn: Elementwise) -> str:

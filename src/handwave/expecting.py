@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from handwave.activations import unhooked
 from handwave.laws import apply_law
 from handwave.moments import Moments
 from handwave.norms import NORMS, affine
@@ -138,10 +139,7 @@ def _by_draws(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     """Draw the weights again and again, and run the layer on what it received."""
     if not any(p.dim() > 1 and p.is_floating_point() for p in module.parameters()):
         return None
-    fresh = copy.deepcopy(module)
-    for part in fresh.modules():
-        part._forward_hooks.clear()
-        part._forward_pre_hooks.clear()
+    fresh = unhooked(module)
     laws = [(p, Moments.of(p)) for p in fresh.parameters() if p.dim() > 1]
     found = []
     for _ in range(_DRAWS):

@@ -46,7 +46,7 @@ def verdicts(flow: Flow, hopeless: set[int]) -> Iterator[Verdict]:
     found += [*_scales(flow, spoilt), *_residual_growth(flow, spoilt)]
     yield from found
     if not hopeless and not any(verdict.word in _BLOCKING for verdict in found):
-        named = {(verdict.node.number, verdict.word) for verdict in found}
+        named = {(verdict.node.number, f"gradient {verdict.word}") for verdict in found}
         yield from (v for v in _gradients(flow) if (v.node.number, v.word) not in named)
 
 
@@ -180,7 +180,7 @@ def _gradients(flow: Flow) -> Iterator[Verdict]:
             f"the gradient in front of it has {grad.rms / (source.rms or 1):.3g} times the rms "
             f"that it has behind {_name(flow, first)}"
         )
-        yield Verdict(max(behind, key=_gradient_rms), word, text, "9, backward")
+        yield Verdict(max(behind, key=_gradient_rms), f"gradient {word}", text, "9, backward")
 
 
 def _residual_growth(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
