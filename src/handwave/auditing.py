@@ -260,7 +260,8 @@ def _told(flow: Flow) -> Iterator[tuple[Finding, bool]]:
     known = causes(flow)
     hopeless = {number for number, cause in known.items() if cause.grave}
     said: set[int] = set()
-    for verdict in verdicts(flow, hopeless):
+    silent = {n for n, cause in known.items() if cause.name == "all zeros" and not cause.grave}
+    for verdict in verdicts(flow, hopeless, silent):
         node, row = verdict.node, verdict.node.row
         cause = None if verdict.cause else known.get(node.number)
         name, text, lesson = verdict.cause, verdict.sentence, verdict.lesson

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -33,12 +33,13 @@ class Verdict:
     cause: str = ""
 
 
-def verdicts(flow: Flow, hopeless: set[int]) -> Iterator[Verdict]:
+def verdicts(flow: Flow, hopeless: set[int], silent: set[int]) -> Iterator[Verdict]:
     """Find everything that is wrong, each thing where it begins.
 
     Args:
         flow: of one run.
         hopeless: nodes whose weights make nothing of what enters: what follows is no news.
+        silent: nodes whose weights are zero on purpose: no gradient passes them yet.
     """
     found = _first_of_each(flow, [verdict for node in flow for verdict in _at(node)])
     spoilt = hopeless | {verdict.node.number for verdict in found if verdict.grave}
@@ -47,7 +48,11 @@ def verdicts(flow: Flow, hopeless: set[int]) -> Iterator[Verdict]:
     yield from found
     if not hopeless and not any(verdict.word in _BLOCKING for verdict in found):
         named = {(verdict.node.number, f"gradient {verdict.word}") for verdict in found}
-        yield from (v for v in _gradients(flow) if (v.node.number, v.word) not in named)
+        grown = any(verdict.cause == _RESIDUAL for verdict in found)
+        for verdict in _gradients(flow, silent):
+            if (verdict.node.number, verdict.word) not in named:
+                residual = grown and verdict.word == "gradient explodes"
+                yield replace(verdict, cause=_RESIDUAL) if residual else verdict
 
 
 # Behind these there is no gradient to speak of.
@@ -154,11 +159,15 @@ def _scale_verdict(flow: Flow, node: Node, first: Node, word: str) -> Verdict:
         return Verdict(_last_layer(flow, node), word, text, _LAYERS, cause=cause)
     # A small last layer is often wanted: its outputs begin near zero.
     grave = word == "explodes" or bool(flow.behind(node))
+    streams = [n.signal.rms for n in flow.before(node) if n.parts]
+    if word == "explodes" and streams and max(streams) ** 2 > _GROWN * first.signal.second_moment:
+        return Verdict(node, word, text, _LAYERS, grave, _RESIDUAL)
     return Verdict(node, word, text, "6, fix", grave)
 
 
-def _gradients(flow: Flow) -> Iterator[Verdict]:
+def _gradients(flow: Flow, silent: set[int]) -> Iterator[Verdict]:
     """Compare the gradients of sums with where they came in, against the way of the signal."""
+    quiet = silent.union(*(flow.ancestors(number) for number in silent))
     chains: dict[int, _Chain] = {}
     inside = flow.in_branches()
     for node in reversed(list(flow)):
@@ -174,6 +183,8 @@ def _gradients(flow: Flow) -> Iterator[Verdict]:
         source = first.row.grad if first.row and first.row.grad else grad
         word = _left(_sizes(grad, node.units), _sizes(source, first.units))
         if not word or chain.told or (word == "vanishes" and node.number in inside):
+            continue
+        if not grad.rms and node.number in quiet:
             continue
         chain.told = True
         text = (
