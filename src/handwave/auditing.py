@@ -268,8 +268,9 @@ def _told(flow: Flow) -> Iterator[tuple[Finding, bool]]:
         if cause:
             said.add(node.number)
             name, text, lesson = cause.name, f"{text}; {cause.sentence}", cause.lesson
+        grave = verdict.grave or bool(cause and cause.grave)
         layer = row.name if row else ""
-        yield Finding(layer, verdict.word, name, text + ".", lesson), verdict.grave
+        yield Finding(layer, verdict.word, name, text + ".", lesson), grave
     for number, cause in known.items():
         row = flow.nodes[number].row
         if number not in said and row:

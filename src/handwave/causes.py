@@ -1,10 +1,12 @@
 """Tell why a layer is off, as far as its weights, its input and its place tell."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from handwave.activations import activation_moments
 from handwave.flows import Flow, Node
 from handwave.moments import Moments
 from handwave.recipes import Cause, Place, flaw, packed, recipe, symmetry
@@ -74,11 +76,16 @@ def _activation(flow: Flow, node: Node) -> tuple[float, bool]:
     before = flow.activation_before(node)
     if before is None or before.facts is None or before.facts.entering is None:
         return 1.0, False
-    entering = before.facts.entering.second_moment
-    kept = before.signal.second_moment / entering if entering else 1.0
+    entering, module = before.facts.entering.second_moment, before.module
+    if not 0 < entering < math.inf or module is None:
+        return 1.0, False
+    try:  # what it keeps of a signal without a mean, whatever this draw had
+        kept = activation_moments(module, Moments(0.0, entering)).second_moment / entering
+    except (TypeError, ValueError):
+        kept = before.signal.second_moment / entering
     # Tanh and its like lose little of a small signal, so that what is left stays.
-    settles = isinstance(before.module, nn.Tanh | nn.Softsign | nn.ELU | nn.SELU | nn.Hardtanh)
-    settles = settles and not isinstance(before.module, nn.ReLU6)
+    settles = isinstance(module, nn.Tanh | nn.Softsign | nn.ELU | nn.SELU | nn.Hardtanh)
+    settles = settles and not isinstance(module, nn.ReLU6)
     return (kept, kept < _LOSSY and not settles) if kept > 0 else (1.0, False)
 
 

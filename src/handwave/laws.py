@@ -1,6 +1,8 @@
 """What one layer makes of a signal that is known by its moments: a law for every kind."""
 
+import copy
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +14,7 @@ from handwave.activations import Elementwise, activation_moments, elementwise
 from handwave.moments import Moments
 from handwave.norms import BATCH_NORMS, batch_norm, group_norm, layer_norm, rms_norm
 from handwave.running import own_class
-from handwave.signals import Backward, NoTheoryError, Signal, of_input, shaping
+from handwave.signals import Backward, NoTheoryError, Signal, number, of_input, shaping
 from handwave.sums import CONVOLUTIONS, convolution, embedding, linear
 
 Law = Callable[[Any, Signal], tuple[Signal, Backward]]
@@ -25,7 +27,9 @@ def apply_law(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
         NoTheoryError: the layer has no law, or not for this signal.
         ValueError: the layer would refuse an input of the signal's shape.
     """
-    law = _law_of(layer)
+    law, sample = _law_of(layer), signal.sample
+    if sample is not None and not sample.is_floating_point() and law not in _FOR_INTEGERS:
+        raise NoTheoryError("no theory for integers, which an embedding takes")
     if law is not None:
         return law(layer, signal)
     plain = not any(True for _ in (*layer.parameters(), *layer.buffers()))
@@ -48,7 +52,8 @@ def _law_of(layer: nn.Module) -> Law | None:
 def activation(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
     """Put a function on Gaussian units, by quadrature; on the model's own input, as it stands."""
     try:
-        value, slope = elementwise(layer)[0], elementwise(layer, derivative=True)[0]
+        bare = _without_hooks(layer)
+        value, slope = elementwise(bare)[0], elementwise(bare, derivative=True)[0]
         if signal.sample is not None:
             return _on_sample(value, slope, signal)
         if signal.function is None:
@@ -57,7 +62,17 @@ def activation(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
     except NoTheoryError:
         raise
     except (TypeError, ValueError) as error:
-        raise NoTheoryError(f"no theory: {error}") from error
+        # What torch says of a probe that it cannot take tells nothing about the signal.
+        reason = "" if error.__cause__ else f": {error}"
+        raise NoTheoryError(f"no theory{reason}") from error
+
+
+def _without_hooks(layer: nn.Module) -> nn.Module:
+    """Copy a layer, on the surface only; its hooks are for real signals, not for quadrature."""
+    bare = copy.copy(layer)
+    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        setattr(bare, name, OrderedDict())
+    return bare
 
 
 def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[Signal, Backward]:
@@ -86,8 +101,7 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
 def _on_sample(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[Signal, Backward]:
     """Use the input itself: it need not be Gaussian."""
     sample = signal.sample
-    if sample is None or not sample.is_floating_point():
-        raise NoTheoryError("no theory for integers")
+    assert sample is not None
     factor = Moments.of(slope(sample.double())).second_moment
     return of_input(value(sample.double())), lambda gradient: gradient * factor
 
@@ -117,36 +131,63 @@ def dropout(layer: nn.Dropout, signal: Signal) -> tuple[Signal, Backward]:
     if not layer.training or not layer.p:
         return unchanged(layer, signal)
     if not kept:
-        raise NoTheoryError("no theory for a dropout of everything")
+        nothing = replace(signal, mean=number(0.0), second=number(0.0), common=0.0)
+        return replace(nothing, function=None, sample=None), lambda gradient: 0 * gradient
     wander = signal.wander
     # Two points have masks of their own; a point with itself has one.
     thinned = replace(wander.mapped(lambda likeness: likeness * kept), same=wander.same)
-    masks = (1 / kept - 1) * _KURTOSIS * wander.share / signal.units.count
     after = replace(
         signal,
         second=signal.second / kept,
-        wander=thinned.plus(masks),
+        wander=thinned.plus((1 / kept - 1) * _concentration(layer, signal)),
         function=None,
         sample=None,
     )
     return after, lambda gradient: gradient / kept
 
 
-# E[y⁴]/E[y²]² of a signal behind a ReLU: what a mask adds to the wandering of one input.
+# E[y⁴]/E[y²]² of a signal behind a ReLU.
 _KURTOSIS = 6.0
 
 
-def reshape(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
+def _concentration(layer: nn.Module, signal: Signal) -> float:
+    """Return Σ(y²)²/(Σy²)² over what is masked together: entries, or channels of one input."""
+    channels = own_class(layer) is not nn.Dropout
+    if signal.sample is not None:
+        squares = signal.sample.double().square()
+        axes = tuple(range(-int(own_class(layer).__name__[7:-1]), 0)) if channels else ()
+        parts = squares.sum(axes) if axes else squares
+        return float(parts.square().sum()) / (float(parts.sum()) ** 2 or 1.0)
+    together = signal.wander.far[0].numel() if channels else 1
+    return _KURTOSIS * min(signal.wander.share * together, 1.0) / signal.units.count
+
+
+def reshape(layer: nn.Flatten, signal: Signal) -> tuple[Signal, Backward]:
     """Flatten: the same numbers in another shape; positions become units."""
     if signal.shape is None:
         return signal, _pooled
-    shape = tuple(layer(torch.empty(signal.shape, device="meta")).shape)
+    shape = tuple(layer.forward(torch.empty(signal.shape, device="meta")).shape)
     if signal.sample is not None:
-        return of_input(layer(signal.sample)), _pooled
-    positions = math.prod(shape[1:]) // max(int(signal.units.count), 1) or 1
+        return of_input(layer.forward(signal.sample)), _pooled
+    dims = len(signal.shape)
+    start, end = (place % dims for place in (layer.start_dim, layer.end_dim))
+    axis = signal.unit_axis
+    axis = dims - 1 if axis is None else axis
+    if end < axis or start == end:
+        return replace(signal, shape=shape), lambda gradient: gradient
+    if start > axis or end < dims - 1:
+        raise NoTheoryError("no theory: it merges positions, and leaves the units apart")
+    positions = math.prod(signal.shape[start:]) // signal.shape[axis]
     units = replace(signal.units, wander=signal.units.wander.flat(positions))
     after = replace(signal.pooled(shape), wander=signal.wander.flat(positions), units=units)
     return after, _pooled
+
+
+def nothing_inside(layer: nn.Sequential, signal: Signal) -> tuple[Signal, Backward]:
+    """Hand everything on, in a Sequential without layers."""
+    if len(layer):
+        raise NoTheoryError("no theory")
+    return unchanged(layer, signal)
 
 
 def _pooled(gradient: Tensor) -> Tensor:
@@ -164,4 +205,7 @@ _LAWS: dict[type[nn.Module], Law] = {
     nn.LayerNorm: layer_norm,
     nn.GroupNorm: group_norm,
     nn.RMSNorm: rms_norm,
+    nn.Sequential: nothing_inside,
 }
+
+_FOR_INTEGERS = (embedding, reshape, unchanged, nothing_inside)

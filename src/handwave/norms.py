@@ -37,6 +37,16 @@ class _Scale:
     inverse: float
     centred: bool = True
 
+    @property
+    def slope(self) -> float | None:
+        """Return what a gradient's square is multiplied by; None where it has no expectation.
+
+        The mean and, but for eps, the direction of the signal are taken out of the gradient.
+        """
+        lost = self.eps * self.inverse
+        left = 1 - (self.centred + 1 - lost * lost) / self.count
+        return self.inverse * left if math.isfinite(self.inverse) and left > 0 else None
+
 
 def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     """Normalize each channel over the batch (training mode), or by what was kept of others."""

@@ -65,7 +65,8 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
 
     Raises:
         TypeError: the model is no module; inputs are of another kind.
-        ValueError: a lazy layer has no weights yet; a layer would refuse what enters it.
+        ValueError: a lazy layer, or one on the meta device, has no weights yet; a layer would
+            refuse what enters it.
 
     Examples:
         >>> model = nn.Sequential(nn.Linear(784, 784, bias=False), nn.ReLU())
@@ -77,6 +78,8 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
     References:
         Lessons 2, "dot-product", 7, "relu", and 9, "backward"; band: Hanin & Nica 2018.
     """
+    check_model(model)
+    _check_values(model, inputs)
     walker = _Walker(model)
     with nothing_left_behind(model), torch.no_grad():
         _, back = walker.walk(model, "", _start(model, inputs))
@@ -88,13 +91,20 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
 def _start(model: nn.Module, inputs: Inputs | Moments) -> Signal | None:
     """Read the signal that enters; None where it is not one tensor."""
     if isinstance(inputs, Moments):
-        check_model(model)
         return of_moments(inputs)
     args, kwargs = arguments(model, inputs)
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     if len(tensors) != 1 or not tensors[0].numel():
         return None
     return of_input(tensors[0].detach().cpu())
+
+
+def _check_values(model: nn.Module, inputs: Inputs | Moments) -> None:
+    """Refuse what has a shape but no values."""
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError("a model on the meta device has no weights yet: call .to_empty, draw them")
+    if isinstance(inputs, Tensor) and inputs.is_meta:
+        raise ValueError("an input on the meta device has no values: pass Moments instead")
 
 
 class _Walker:
@@ -106,12 +116,14 @@ class _Walker:
         self.names = rows(model)
         self.calls: dict[nn.Module, int] = {}
         self.unknown = ""  # the row behind which nothing is known
+        self.lost = False  # not even that it is finite
 
     def walk(
         self, module: nn.Module, name: str, signal: Signal | None
     ) -> tuple[Signal | None, _Back]:
         """Follow the signal through a module; return it, and the gradient's way back."""
-        if own_class(module).forward is nn.Sequential.forward:
+        # Without children it is a row, as an identity.
+        if own_class(module).forward is nn.Sequential.forward and len(module._modules):
             return self._chain(module, name, signal)
         if isinstance(module, Residual):
             return self._residual(module, name, signal)
@@ -121,7 +133,10 @@ class _Walker:
         self, module: nn.Module, name: str, signal: Signal | None
     ) -> tuple[Signal | None, _Back]:
         backs: list[_Back] = []
-        for child_name, child in module.named_children():
+        # Not named_children, which leaves a module out that stands here twice.
+        for child_name, child in module._modules.items():
+            if child is None:
+                continue
             signal, back = self.walk(child, f"{name}.{child_name}".lstrip("."), signal)
             backs.append(back)
 
@@ -136,17 +151,26 @@ class _Walker:
         self, module: Residual, name: str, signal: Signal | None
     ) -> tuple[Signal | None, _Back]:
         entering = None if signal is None else replace(signal, drawn=False)
+        before = self.unknown
         branch, back = self.walk(module.branch, f"{name}.branch".lstrip("."), entering)
         total = None
         if signal is not None and branch is not None:
+            if branch.shape != signal.shape:
+                raise ValueError(
+                    f"{name or kind(module)}: Residual adds a branch of shape {branch.shape} "
+                    f"to what entered it, of shape {signal.shape}; give both the same shape"
+                )
             if branch.drawn:
                 total = added(signal, branch)
             else:
                 self.unknown = "a sum of dependent parts"
+        # A normalization in the branch sets its scale anew, not that of the sum.
+        self.unknown = self.unknown or ("" if total else before)
 
         def both(gradient: Tensor | None) -> Tensor | None:
             of_branch = back(gradient)
-            return None if gradient is None or of_branch is None else gradient + of_branch
+            known = total is not None and gradient is not None and of_branch is not None
+            return gradient + of_branch if known else None
 
         return total, both
 
@@ -173,12 +197,15 @@ class _Walker:
         note = f"no theory behind {self.unknown}" if self.unknown else "no theory"
         if signal is not None:
             try:
-                return *apply_law(module, signal), ""
+                after, back = apply_law(module, signal)
+                if after.finite:
+                    return after, back, ""
+                note, self.lost = "no theory: numbers that are not finite, or beyond float64", True
             except NoTheoryError as error:
                 note = str(error)
-            except ValueError as error:
+            except (IndexError, RuntimeError, ValueError) as error:
                 raise ValueError(f"{name}: {error}") from error
-        after = restart(module)
+        after = None if self.lost else restart(module)
         if after is None:
             self.unknown = self.unknown or name
             return None, None, note
@@ -199,6 +226,7 @@ def _row(module: nn.Module, name: str, signal: Signal | None, note: str) -> Laye
     law, band, shape = Moments(math.nan, math.nan), None, ()
     if signal is not None:
         law, shape = signal.moments, signal.shape or ()
+    if signal is not None and math.isfinite(law.second_moment):
         band = signal.wander.band(law.second_moment, _COVERAGE)
     return Layer(
         name=name,

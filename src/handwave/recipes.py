@@ -104,6 +104,8 @@ def recipe(module: Any, weight: Moments, place: Place) -> Cause | None:
     default = _default(module, weight)
     if default or max(growth, 1 / growth) < _WORTH_A_WORD:
         return default
+    if not place.last and (three := packed(weight, fan_in, fan_out / fan_in)):
+        return three
     if not place.rescued and not _near(size, _sound(fan_in, fan_out, place), weight.count):
         return _misfit(module, weight, place)
     return None
@@ -134,8 +136,6 @@ def _misfit(module: Any, weight: Moments, place: Place) -> Cause | None:
     by_torch = fans(module.weight)
     size, count = weight.second_moment, weight.count
     found: dict[str, str] = {}
-    if packed(weight, fan_in, fan_out / fan_in):
-        return packed(weight, fan_in, fan_out / fan_in)
     if _near(size, [1 / fan_in, 2 / (fan_in + fan_out)], count) and place.lossy:
         found["gain missing"] = (
             f"the activation in front of it keeps {place.kept:.2f} of the second moment, and its "

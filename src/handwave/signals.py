@@ -13,8 +13,8 @@ from handwave.pairs import of_tensor
 from handwave.wandering import CLASSES, IDENTITY, Shaping, Units, Wander, one_input
 
 # From the second moments of a gradient with respect to an output, position by position, to those
-# with respect to the input.
-Backward = Callable[[Tensor], Tensor]
+# with respect to the input; None where they are not known.
+Backward = Callable[[Tensor], Tensor | None]
 
 
 class NoTheoryError(ValueError):
@@ -56,6 +56,12 @@ class Signal:
         return Moments(mean, max(second - mean * mean, 0.0) if math.isfinite(second) else second)
 
     @property
+    def finite(self) -> bool:
+        """Tell whether the moments are numbers; those of integers are not asked for."""
+        integers = self.sample is not None and not self.sample.is_floating_point()
+        return integers or math.isfinite(self.moments.second_moment)
+
+    @property
     def map(self) -> tuple[int, ...]:
         """Return the sizes of the axes after (batch, channels)."""
         return () if self.shape is None else self.shape[2:]
@@ -70,6 +76,24 @@ class Signal:
             second=self.second.mean(),
             function=self.function if kept else None,
         )
+
+    @property
+    def unit_axis(self) -> int | None:
+        """Return the axis of the drawn units; None where there are none, or nobody told."""
+        if self.sample is not None or self.shape is None or self.wander.far.numel() == 1:
+            return None
+        return len(self.shape) - self.wander.far.dim()
+
+    def check_units(self, first: int, last: int) -> None:
+        """Refuse what is taken over other axes than that of the units: positions are related.
+
+        Raises:
+            NoTheoryError: the units do not lie along one of the axes from `first` to `last`.
+        """
+        axis = self.unit_axis
+        dims = len(self.shape or ())
+        if axis is not None and not first % dims <= axis <= last % dims:
+            raise NoTheoryError("no theory: it goes along another axis than the units drawn before")
 
     def summed_along(self, axis: int) -> Wander:
         """Return how alike the points are that a layer sums along an axis."""
@@ -123,8 +147,8 @@ def added(one: Signal, other: Signal) -> Signal:
     """
     mean, second = one.mean + other.mean, one.second + other.second + 2 * one.mean * other.mean
     common = one.common + other.common + 2 * one.moments.mean * other.moments.mean
-    maps = other.wander.far.dim() > 1
-    wander = _mixed(one.summed_along(1 if maps else -1), one, other, float(second.mean()))
+    before = one.summed_along(-other.wander.far.dim())
+    wander = _mixed(before, one, other, float(second.mean()))
     alike = wander.mean(torch.square) + wander.noise
     plain = one.function is same and other.function is same
     return replace(
@@ -145,6 +169,8 @@ def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> Wander:
     """Mix the likeness of two independent parts, and add up how far they stand off."""
     mine, theirs = (part.moments.second_moment / (total or 1.0) for part in (one, other))
     old, new = before, other.wander
+    if any(getattr(old, name).shape != getattr(new, name).shape for name in CLASSES):
+        old = old.mapped(lambda likeness: likeness.mean().reshape(1))  # of other pairs
     parts = {name: mine * getattr(old, name) + theirs * getattr(new, name) for name in CLASSES}
     cross = 4 * mine * theirs * old.mean(torch.square) ** 0.5 * new.mean(torch.square) ** 0.5
     mixed = replace(new, **parts, noise=mine**2 * old.noise + theirs**2 * new.noise)

@@ -60,7 +60,8 @@ def linear(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     if shape is not None:
         _check(layer, shape, len(shape) >= 1 and shape[-1] == fan_in, int(fan_in))
         shape = (*shape[:-1], int(fan_out))
-    wander = signal.summed_along(-1).mapped(lambda old: old.reshape(len(old), -1).mean(1))
+        signal.check_units(-1, -1)
+    wander = signal.summed_along(-1)
     signal = signal.pooled(shape)
     after = _draw(
         layer, signal, wander, (number(fan_in), signal.mean * fan_in, signal.second * fan_in)
@@ -77,6 +78,7 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
         raise NoTheoryError("no theory without the input's size: pass a tensor")
     fits = len(shape) in (axes + 1, axes + 2) and shape[-axes - 1] == layer.in_channels
     _check(layer, shape, fits, layer.in_channels)
+    signal.check_units(-axes - 1, -axes - 1)
     windows = _Windows(layer, shape[-axes:])
     channels = layer.in_channels // layer.groups
     parts = (torch.ones((), dtype=torch.float64), signal.mean, signal.second)
@@ -93,6 +95,8 @@ def embedding(layer: nn.Embedding, signal: Signal) -> tuple[Signal, Backward]:
     weight, ids = Moments.of(layer.weight), signal.sample
     if ids is None or ids.is_floating_point():
         raise NoTheoryError("no theory without integer inputs: pass a tensor of indices")
+    if layer.max_norm is not None:
+        raise NoTheoryError("no theory for max_norm: rows are cut to it when they are looked up")
     # Two tokens are alike entirely, or only in the weight's mean.
     shared = _ratio(weight.mean * weight.mean, weight.second_moment)
     other = signal.summed_along(-1)
@@ -167,7 +171,8 @@ class _Windows:
 
     def transposed(self, gradient: Tensor) -> Tensor:
         """Hand each output's number to all the positions that it sees."""
-        with torch.enable_grad():
+        # The caller may be in no_grad or inference mode.
+        with torch.inference_mode(False), torch.enable_grad():
             start = torch.ones(self.sizes, dtype=torch.float64, requires_grad=True)
             return torch.autograd.grad(self.of(start), start, gradient)[0]
 

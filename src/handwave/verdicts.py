@@ -41,18 +41,19 @@ def verdicts(flow: Flow, hopeless: set[int], silent: set[int]) -> Iterator[Verdi
         hopeless: nodes whose weights make nothing of what enters: what follows is no news.
         silent: nodes whose weights are zero on purpose: no gradient passes them yet.
     """
-    found = _first_of_each(flow, [verdict for node in flow for verdict in _at(node)])
+    judged = [node for node in flow if not flow.ancestors(node.number) & hopeless]
+    found = _first_of_each(flow, [verdict for node in judged for verdict in _at(node)])
     spoilt = hopeless | {verdict.node.number for verdict in found if verdict.grave}
     spoilt |= {node.number for node in flow if flow.ancestors(node.number) & spoilt}
     found += [*_scales(flow, spoilt), *_residual_growth(flow, spoilt)]
     yield from found
     if not hopeless and not any(verdict.word in _BLOCKING for verdict in found):
         named = {(verdict.node.number, f"gradient {verdict.word}") for verdict in found}
-        grown = any(verdict.cause == _RESIDUAL for verdict in found)
+        grown = next((v.node for v in found if v.cause == _RESIDUAL), None)
         for verdict in _gradients(flow, silent):
             if (verdict.node.number, verdict.word) not in named:
-                residual = grown and verdict.word == "gradient explodes"
-                yield replace(verdict, cause=_RESIDUAL) if residual else verdict
+                by_growth = grown and verdict.word == "gradient explodes"
+                yield replace(verdict, node=grown, cause=_RESIDUAL) if by_growth else verdict
 
 
 # Behind these there is no gradient to speak of.
@@ -139,15 +140,25 @@ def _scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
         first = node if fresh else max((c.start for c in prior), key=lambda n: n.signal.rms)
         chain = chains[node.number] = _Chain(first, any(c.told for c in prior) and not fresh)
         behind = flow.behind(node)
-        added = any(n.parts for n in behind)
+        added = not node.parts and any(n.parts for n in behind)
         if chain.told or node.number in spoilt or added or _normalized_next(behind):
             continue
         word = _left(_sizes(node.signal, node.units), _sizes(first.signal, first.units))
-        if word == "vanishes" and node.number in inside:
+        if (word == "vanishes" and node.number in inside) or (
+            word == "explodes" and _grew_in_front(flow, node, first)
+        ):
             continue
         if word:
             chain.told = True
             yield _scale_verdict(flow, node, first, word)
+
+
+def _grew_in_front(flow: Flow, node: Node, first: Node) -> bool:
+    """Tell whether a layer only takes what a sum, which is judged itself, has become."""
+    if node.parts:
+        return False
+    streams = [n.signal.second_moment for n in flow.before(node) if n.parts]
+    return max(streams, default=0.0) > _GROWN * first.signal.second_moment
 
 
 def _scale_verdict(flow: Flow, node: Node, first: Node, word: str) -> Verdict:
@@ -159,9 +170,6 @@ def _scale_verdict(flow: Flow, node: Node, first: Node, word: str) -> Verdict:
         return Verdict(_last_layer(flow, node), word, text, _LAYERS, cause=cause)
     # A small last layer is often wanted: its outputs begin near zero.
     grave = word == "explodes" or bool(flow.behind(node))
-    streams = [n.signal.rms for n in flow.before(node) if n.parts]
-    if word == "explodes" and streams and max(streams) ** 2 > _GROWN * first.signal.second_moment:
-        return Verdict(node, word, text, _LAYERS, grave, _RESIDUAL)
     return Verdict(node, word, text, "6, fix", grave)
 
 
