@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def square(activation: type[nn.Module] | None) -> float:
 def stack(widths: list[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """An MLP with the gain of its activation behind the first layer, and none behind the last."""
     layers: list[nn.Module] = []
-    for place, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for place, (a, b) in enumerate(itertools.pairwise(widths)):
         layers += [drawn(nn.Linear(a, b), square(activation) if place else 1.0), activation()]
     return nn.Sequential(*layers[:-1])
 
