@@ -29,7 +29,7 @@ def apply_law(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
     """
     law, sample = _law_of(layer), signal.sample
     if sample is not None and not sample.is_floating_point() and law not in _FOR_INTEGERS:
-        raise NoTheoryError("no theory for integers, which an embedding takes")
+        raise NoTheoryError("no theory for integers" if law else "no theory")
     if law is not None:
         return law(layer, signal)
     plain = not any(True for _ in (*layer.parameters(), *layer.buffers()))
@@ -183,13 +183,6 @@ def reshape(layer: nn.Flatten, signal: Signal) -> tuple[Signal, Backward]:
     return after, _pooled
 
 
-def nothing_inside(layer: nn.Sequential, signal: Signal) -> tuple[Signal, Backward]:
-    """Hand everything on, in a Sequential without layers."""
-    if len(layer):
-        raise NoTheoryError("no theory")
-    return unchanged(layer, signal)
-
-
 def _pooled(gradient: Tensor) -> Tensor:
     return gradient.mean()
 
@@ -205,7 +198,7 @@ _LAWS: dict[type[nn.Module], Law] = {
     nn.LayerNorm: layer_norm,
     nn.GroupNorm: group_norm,
     nn.RMSNorm: rms_norm,
-    nn.Sequential: nothing_inside,
+    nn.Sequential: unchanged,  # a row only without layers
 }
 
-_FOR_INTEGERS = (embedding, reshape, unchanged, nothing_inside)
+_FOR_INTEGERS = (embedding, reshape, unchanged)

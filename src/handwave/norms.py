@@ -1,6 +1,7 @@
 """Layers that divide by what they measure: the scale of what came in is gone."""
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,13 +10,16 @@ from torch import nn
 
 from handwave.moments import Moments
 from handwave.running import own_class
-from handwave.signals import Backward, Signal, number
+from handwave.signals import Backward, NoTheoryError, Signal, number
 from handwave.wandering import Units, Wander, one_input
 
 # How well E[1/var] is known, relative; and what float32 leaves of a mean of squares.
 _INVERSE_ERROR, _ROUNDING = 0.05, 3e-7
 
+_MOST_UNLIKE = 0.5  # of what is divided by: its relative variance, for an E[1/var] to speak of
+
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_DIMS = {nn.BatchNorm1d: range(2, 4), nn.BatchNorm2d: range(4, 5), nn.BatchNorm3d: range(5, 6)}
 NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -28,6 +32,8 @@ class _Scale:
         eps: that keeps it from zero.
         count: numbers that it is taken over.
         inverse: E[1/(var + eps)], over inputs and draws.
+        unlike: relative variance of var, over channels or inputs; beyond 1/2, E[1/var] of so
+            few numbers is large or infinite.
         centred: whether their mean is taken out.
     """
 
@@ -35,6 +41,7 @@ class _Scale:
     eps: float
     count: float
     inverse: float
+    unlike: float
     centred: bool = True
 
     @property
@@ -45,7 +52,7 @@ class _Scale:
         """
         lost = self.eps * self.inverse
         left = 1 - (self.centred + 1 - lost * lost) / self.count
-        return self.inverse * left if math.isfinite(self.inverse) and left > 0 else None
+        return self.inverse * left if self.unlike <= _MOST_UNLIKE and left > 0 else None
 
 
 def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
@@ -53,37 +60,48 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     _check_channels(layer, layer.num_features, signal)
     if not by_batch(layer):
         return _by_buffers(layer, signal)
+    if signal.shape is None:
+        raise NoTheoryError("no theory of how far inputs differ: pass a tensor")
+    if math.prod(signal.shape) == layer.num_features:
+        raise ValueError(
+            f"{own_class(layer).__name__} in training mode needs more than one value per channel, "
+            f"but gets an input of shape {signal.shape}; call .eval() or pass more inputs"
+        )
     wander = signal.summed_along(1)
     shared = wander.mean(lambda likeness: likeness, power=1.0)
-    rest = 1 - shared or 1.0
-    centred = wander.mapped(lambda likeness: (likeness - shared) / rest)
-    var = float(signal.second.mean()) * (1 - shared)
+    rest = max(1 - shared, 0.0)
+    if rest < _ROUNDING:  # all inputs are the same one
+        centred, rest = one_input(), 0.0
+    else:
+        centred = wander.mapped(lambda likeness: (likeness - shared) / rest)
+    var = float(signal.second.mean()) * rest
     # Channels differ in their variance: E[1/var] of a χ² that has this relative variance.
-    unlike = min(2 * (centred.mean(torch.square) + signal.units.wander.noise), 0.5)
-    scale = _Scale(var, layer.eps, 1 / wander.share, 1 / (1 - unlike) / (var + layer.eps))
+    unlike = 2 * (centred.mean(torch.square) + signal.units.wander.noise)
+    inverse = 1 / (1 - min(unlike, _MOST_UNLIKE)) / (var + layer.eps)
+    scale = _Scale(var, layer.eps, 1 / wander.share, inverse, unlike)
     return _normalized(layer, signal, centred, scale)
 
 
 def layer_norm(layer: nn.LayerNorm, signal: Signal) -> tuple[Signal, Backward]:
     """Normalize each input, or position, over its own units."""
-    shape, tail = signal.shape, tuple(layer.normalized_shape)
-    if shape is not None and shape[-len(tail) :] != tail:
-        raise ValueError(f"LayerNorm is for inputs (*, {tail}), but gets one of shape {shape}")
-    return _by_units(layer, signal, math.prod(tail))
+    tail = _checked_tail(layer, signal)
+    return _by_units(layer, signal, math.prod(tail), -len(tail))
 
 
 def group_norm(layer: nn.GroupNorm, signal: Signal) -> tuple[Signal, Backward]:
     """Normalize groups of channels of each input, over its positions as well."""
     _check_channels(layer, layer.num_channels, signal)
-    return _by_units(layer, signal, layer.num_channels // layer.num_groups * math.prod(signal.map))
+    count = layer.num_channels // layer.num_groups * math.prod(signal.map)
+    return _by_units(layer, signal, count, 1)
 
 
 def rms_norm(layer: nn.RMSNorm, signal: Signal) -> tuple[Signal, Backward]:
     """Divide each input, or position, by the root of its second moment; the mean stays in."""
-    wander, var = signal.summed_along(-1), float(signal.second.mean())
+    tail = _checked_tail(layer, signal)
+    wander, var = signal.summed_along(-len(tail)), float(signal.second.mean())
     eps = torch.finfo(torch.float32).eps if layer.eps is None else layer.eps
-    count = math.prod(layer.normalized_shape)
-    scale = _Scale(var, eps, count, wander.inverse_length() / (var + eps), centred=False)
+    inverse = wander.inverse_square(var, eps)
+    scale = _Scale(var, eps, math.prod(tail), inverse, wander.lengths, centred=False)
     return _normalized(layer, signal, _of_unit_length(wander), scale)
 
 
@@ -105,7 +123,7 @@ def restart(layer: Any) -> Signal | None:
     weight, bias = affine(layer)
     units = Units(one_input(), float(count), 2.0)
     mean, second = number(bias.mean), number(weight.second_moment + bias.second_moment)
-    return Signal(None, mean, second, bias.mean**2, one_input(), units)
+    return Signal(None, mean, second, bias.mean**2, one_input(), units, drawn=False)
 
 
 def affine(layer: Any) -> tuple[Moments, Moments]:
@@ -123,21 +141,35 @@ def by_batch(layer: Any) -> bool:
 
 
 def _check_channels(layer: nn.Module, channels: int, signal: Signal) -> None:
-    shape = signal.shape
-    if shape is not None and (len(shape) < 2 or shape[1] != channels):
+    shape, law = signal.shape, own_class(layer)
+    if shape is None:
+        return
+    dims = _DIMS.get(law, range(2, sys.maxsize))
+    if len(shape) not in dims or shape[1] != channels:
         raise ValueError(
-            f"{own_class(layer).__name__} is for {channels} channels along axis 1, "
+            f"{law.__name__} is for {channels} channels along axis 1, "
             f"but gets an input of shape {shape}"
         )
+    signal.check_units(1, 1)
 
 
-def _by_units(layer: Any, signal: Signal, count: float) -> tuple[Signal, Backward]:
+def _checked_tail(layer: Any, signal: Signal) -> tuple[int, ...]:
+    """Return the sizes that a norm is taken over, which must be the signal's last ones."""
+    shape, tail = signal.shape, tuple(layer.normalized_shape)
+    if shape is not None and shape[-len(tail) :] != tail:
+        name = own_class(layer).__name__
+        raise ValueError(f"{name} is for inputs (*, {tail}), but gets one of shape {shape}")
+    signal.check_units(-len(tail), -1)
+    return tail
+
+
+def _by_units(layer: Any, signal: Signal, count: float, axis: int) -> tuple[Signal, Backward]:
     """Take each input's mean over its units out, and divide by the root of the variance."""
-    axis = -1 if own_class(layer) is nn.LayerNorm else 1
     wander = signal.summed_along(axis)
     # Var over count units, of which two have E[y_i·y_k] = common.
-    var = (float(signal.second.mean()) - signal.common) * (1 - 1 / count)
-    scale = _Scale(var, layer.eps, count, wander.inverse_length() / (var + layer.eps))
+    var = max((float(signal.second.mean()) - signal.common) * (1 - 1 / count), 0.0)
+    inverse = wander.inverse_square(var, layer.eps)
+    scale = _Scale(var, layer.eps, count, inverse, wander.lengths)
     return _normalized(layer, signal, _of_unit_length(wander), scale)
 
 
@@ -150,6 +182,8 @@ def _normalized(
 ) -> tuple[Signal, Backward]:
     """Divide by √(var + eps), and put weight and bias on."""
     var, eps = max(scale.var, 0.0), scale.eps
+    if not var + eps:
+        raise NoTheoryError("no theory: it divides zero by zero")
     (weight, bias), mean = affine(layer), signal.moments.mean
     shift = mean if scale.centred else 0.0
     square = signal.second - 2 * shift * signal.mean + shift * shift
@@ -176,8 +210,10 @@ def _normalized(
         base=None,
         sample=None,
     )
-    factor = weight.second_moment * scale.inverse * max(1 - (1 + scale.centred) / scale.count, 0.0)
-    return after, lambda gradient: gradient * factor
+    slope = scale.slope
+    if slope is None:
+        return after, lambda gradient: None
+    return after, lambda gradient: gradient * (weight.second_moment * slope)
 
 
 def _by_buffers(layer: Any, signal: Signal) -> tuple[Signal, Backward]:

@@ -169,8 +169,9 @@ class _Walker:
 
         def both(gradient: Tensor | None) -> Tensor | None:
             of_branch = back(gradient)
-            known = total is not None and gradient is not None and of_branch is not None
-            return gradient + of_branch if known else None
+            if total is None or gradient is None or of_branch is None:
+                return None
+            return gradient + of_branch
 
         return total, both
 

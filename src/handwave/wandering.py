@@ -82,9 +82,11 @@ class Wander:
         noise, lengths = self.noise * min(kept, 1.0), self.lengths * min(kept, 1.0)
         return replace(averaged, far=averaged.aligned, share=share, noise=noise, lengths=lengths)
 
-    def inverse_length(self) -> float:
-        """Return E[1/length²] of a point, the mean square length being 1."""
-        return float((1 / self.same.clamp_min(1e-3)).mean()) * (1 + self.lengths)
+    def inverse_square(self, var: float, eps: float) -> float:
+        """Return E[1/(var·length² + eps)] over points, the mean square length being 1."""
+        of_points = float((1 / (var * self.same.clamp_min(1e-3) + eps)).mean())
+        share = var / ((var + eps) or 1.0)
+        return of_points * (1 + self.lengths * share * share)
 
     def band(self, second_moment: float, coverage: float) -> tuple[float, float]:
         """Return what holds the pooled second moment with the probability `coverage`."""
@@ -147,7 +149,7 @@ def _gamma_cdf(half: float, x: float) -> float:
 
 def _bisect(fn: Callable[[float], float], low: float, high: float) -> float:
     """Find where a falling function crosses zero, halving on a log scale."""
-    for _ in range(200):
+    for _ in range(64):
         middle = math.sqrt(low) * math.sqrt(high)
         low, high = (middle, high) if fn(middle) > 0 else (low, middle)
     return math.sqrt(low) * math.sqrt(high)
