@@ -174,7 +174,10 @@ def _by_units(layer: Any, signal: Signal, count: float, axis: int) -> tuple[Sign
 
 
 def _of_unit_length(wander: Wander) -> Wander:
-    return replace(wander, same=torch.ones_like(wander.same), lengths=0.0)
+    """Give all inputs one length; its positions keep theirs, in proportion."""
+    maps = wander.same.reshape(len(wander.same), -1)
+    alike = wander.same / maps.mean(1).clamp_min(1e-9).reshape(-1, *[1] * (wander.same.dim() - 1))
+    return replace(wander, same=alike, lengths=0.0)
 
 
 def _normalized(

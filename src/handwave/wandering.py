@@ -83,10 +83,11 @@ class Wander:
         return replace(averaged, far=averaged.aligned, share=share, noise=noise, lengths=lengths)
 
     def inverse_square(self, var: float, eps: float) -> float:
-        """Return E[1/(var·length² + eps)] over points, the mean square length being 1."""
-        of_points = float((1 / (var * self.same.clamp_min(1e-3) + eps)).mean())
+        """Return E[1/(var·length² + eps)] over inputs, the mean square length being 1."""
+        whole = self.flat(self.far[0].numel())
+        of_inputs = float((1 / (var * whole.same.clamp_min(1e-3) + eps)).mean())
         share = var / ((var + eps) or 1.0)
-        return of_points * (1 + self.lengths * share * share)
+        return of_inputs * (1 + whole.lengths * share * share)
 
     def band(self, second_moment: float, coverage: float) -> tuple[float, float]:
         """Return what holds the pooled second moment with the probability `coverage`."""
