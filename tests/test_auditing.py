@@ -73,10 +73,12 @@ def test_a_small_last_layer_is_a_remark():
 
 def test_a_norm_behind_makes_a_scale_harmless():
     torch.manual_seed(0)
-    layers = [part for _ in range(4) for part in (nn.Linear(64, 64), nn.LayerNorm(64), nn.ReLU())]
+    layers: list[Any] = [
+        part for _ in range(4) for part in (nn.Linear(64, 64), nn.LayerNorm(64), nn.ReLU())
+    ]
     model = nn.Sequential(*layers)
     with torch.no_grad():
-        model[3].weight.mul_(1000)
+        layers[3].weight.mul_(1000)
     assert audit(model, torch.randn(32, 64), backward=False).ok
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,17 +102,17 @@ def generator():
 
 def orthogonal():
     model, x = nets.relu_mlp(8)
-    for layer in model[::2]:
-        nets.drawn(layer, 2.0 if layer is not model[0] else 1.0, distribution="orthogonal")
+    for place, layer in enumerate(list(model)[::2]):
+        nets.drawn(layer, 2.0 if place else 1.0, distribution="orthogonal")
     return model, x
 
 
 def xavier():
-    model = nn.Sequential(*[p for _ in range(6) for p in (nn.Linear(96, 96), nn.Tanh())])
-    for layer in model[::2]:
+    layers: list[Any] = [part for _ in range(6) for part in (nn.Linear(96, 96), nn.Tanh())]
+    for layer in layers[::2]:
         nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(layer.bias)
-    return model, torch.randn(64, 96)
+    return nn.Sequential(*layers), torch.randn(64, 96)
 
 
 KINDS = {

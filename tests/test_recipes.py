@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -160,7 +162,7 @@ def test_a_constant_is_symmetric(make, value, name):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e20, -1e20])
 @pytest.mark.parametrize("make", [lambda: nn.Linear(8, 6), lambda: nn.Embedding(6, 4)])
 def test_one_absurd_entry_is_enough(make, value):
-    layer = make()
+    layer: Any = make()
     with torch.no_grad():
         layer.weight[1, 2] = value
     found = flaw(layer)
@@ -200,6 +202,6 @@ def test_sparse_weights_are_written():
 
 
 def test_a_parametrized_weight_is_looked_at_as_it_is_used():
-    layer = parametrizations.weight_norm(nn.Linear(8, 6))
+    layer: Any = parametrizations.weight_norm(nn.Linear(8, 6))
     layer.parametrizations.weight.original0.data[1] = torch.nan
     assert flaw(layer)
