@@ -172,7 +172,7 @@ def test_one_absurd_entry_is_enough(make, value):
 
 
 def test_an_absurd_bias_is_found_as_well():
-    layer = nn.LSTM(4, 4)
+    layer: Any = nn.LSTM(4, 4)
     with torch.no_grad():
         layer.bias_hh_l0[1] = torch.nan
     found = flaw(layer)
