@@ -34,6 +34,7 @@ ORDER = [
     "norms",
     "laws",
     "predicting",
+    "filters",
     "expecting",
     "streams",
     "flows",

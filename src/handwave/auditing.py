@@ -14,7 +14,7 @@ from handwave.flows import Facts, Flow
 from handwave.measuring import Seen, record
 from handwave.moments import Moments
 from handwave.plots import by_layer
-from handwave.running import Inputs, floating
+from handwave.running import Inputs, floating, nothing_left_behind
 from handwave.streams import Streams
 from handwave.tables import Column, as_html, as_number, as_text, plain
 from handwave.totals import quick_moments, spread
@@ -182,7 +182,8 @@ def audit(model: nn.Module, inputs: Inputs, backward: bool = True) -> Report:
     with witness.streams:
         trace, seen = record(model, inputs, backward=backward, look=witness)
     flow = Flow(_calls(trace, seen), witness.streams.sums)
-    findings = [*_told(flow), *_never_called(trace), *_trained(trace, seen)]
+    with nothing_left_behind(model):  # a spectral norm takes a step each time it is looked at
+        findings = [*_told(flow), *_never_called(trace), *_trained(trace, seen)]
     order = {row.name: place for place, row in enumerate(trace)}
     findings.sort(key=lambda pair: order.get(pair[0].layer, len(order)))
     measured, predicted = _both(trace, seen, flow)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from handwave.activations import unhooked
+from handwave.filters import own_variance
 from handwave.laws import apply_law
 from handwave.moments import Moments
 from handwave.norms import NORMS, affine
@@ -78,6 +79,8 @@ def _by_law(module: nn.Module, x: Tensor) -> Expected | None:
         return None
     if isinstance(module, NORMS):
         return _of_norm(module, x)
+    if isinstance(module, _ConvNd):
+        return _from_squares(module, x)
     signal = apply_law(module, of_input(x))[0]
     known = _from_squares(module, x) if is_sum(module) else Expected(signal.moments, (0.0, 0.0))
     if not known.signal.second_moment > 0:
@@ -113,10 +116,27 @@ def _from_squares(module: Any, x: Tensor) -> Expected:
     mean = float(total.mean()) * unit * weight.mean
     second = float(square) + 2 * bias.mean * mean + bias.second_moment
     count = float(add(torch.ones_like(x)).mean())
-    shared = float(total.square().mean()) * unit * unit * weight.mean**2
     mean += bias.mean
     law = Moments(mean, max(second - mean * mean, 0.0))
-    return Expected(law, (0.0, 0.0), count, shared / second if second > 0 else 0.0)
+    if not second > 0:
+        return Expected(law, (0.0, 0.0), count)
+    band = (0.0, 0.0)
+    if isinstance(module, _ConvNd):
+        band = _own_band(module, x / unit, squares, law)
+    shared = float(total.square().mean()) * unit * unit * weight.mean**2
+    return Expected(law, band, count, shared / second)
+
+
+def _own_band(module: _ConvNd, x: Tensor, squares: Tensor, law: Moments) -> Band:
+    """Hold one draw of a convolution: its units stand off independently, its bias is known."""
+    axis = x.dim() - len(module.kernel_size) - 1
+    if axis == 0:  # one input, without a batch
+        x, squares = x[None], squares[None]
+    own, mean = own_variance(module, x, squares)
+    of_bias = min(bias_moments(module).second_moment / law.second_moment, 1.0)
+    rest = 1 - of_bias
+    variance = own * rest * rest + 4 * of_bias * rest * mean
+    return one_input().plus(variance / module.out_channels).band(law.second_moment, _COVERAGE)
 
 
 def _adder(module: Any, x: Tensor) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from handwave.expecting import Expected, is_sum
 from handwave.moments import Moments
@@ -67,7 +68,11 @@ class Node:
     @property
     def positions(self) -> float:
         """Return the entries of one unit, for one input."""
-        return self.units / self.row.fan_out if self.row and self.row.fan_out else self.units
+        if self.row is None:
+            return self.units
+        if isinstance(self.module, _ConvNd):
+            return float(math.prod(self.row.shape[-len(self.module.kernel_size) :]))
+        return self.units / (self.row.fan_out or 1.0)
 
 
 class Flow:

@@ -49,7 +49,9 @@ def twin(layer: nn.Module, weight: Tensor | None, bias: Tensor | None = None) ->
     """Copy a layer without its hooks and parametrizations, with another weight and bias."""
     made = own_class(layer).__new__(own_class(layer))
     made.__dict__.update(layer.__dict__)
-    made.__dict__.pop("weight", None)  # an older weight_norm keeps a plain tensor there
+    # An older weight_norm keeps a plain tensor there; and who patches a model, its forward.
+    for name in ("weight", "forward"):
+        made.__dict__.pop(name, None)
     made.__dict__["_parameters"] = {"weight": weight, "bias": bias}
     return made
 
@@ -81,13 +83,21 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     signal.check_units(-axes - 1, -axes - 1)
     windows = _Windows(layer, shape[-axes:])
     channels = layer.in_channels // layer.groups
-    parts = (torch.ones((), dtype=torch.float64), signal.mean, signal.second)
+    parts = (torch.ones((), dtype=torch.float64), *_maps(signal, axes))
     count, mean, second = (channels * windows.of(part.expand(shape[-axes:])) for part in parts)
     wander = _seen_by_groups(windows.average(signal.summed_along(-axes - 1)), layer.groups)
     shape = (*shape[: -axes - 1], layer.out_channels, *count.shape)
     after = _draw(layer, replace(signal, shape=shape), wander, (count, mean, second))
     factor = Moments.of(layer.weight).second_moment * layer.out_channels / layer.groups
     return after, lambda gradient: factor * windows.transposed(gradient.expand(count.shape))
+
+
+def _maps(signal: Signal, axes: int) -> tuple[Tensor, Tensor]:
+    """Return E[x] and E[x²] by position; of the model's own input, as its positions have it."""
+    if signal.sample is None:
+        return signal.mean, signal.second
+    x = signal.sample.double().flatten(0, -axes - 1)  # (inputs and channels, *map)
+    return x.mean(0), x.square().mean(0)
 
 
 def embedding(layer: nn.Embedding, signal: Signal) -> tuple[Signal, Backward]:
