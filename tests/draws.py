@@ -34,13 +34,22 @@ def deal(model: nn.Module, generator: torch.Generator) -> None:
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
 
 
-def draw(model: nn.Module, x: Any, draws: int, backward: bool = False) -> Draws:
+def redraw(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw Gaussian weights with the very moments of the old ones: as good, and faster."""
+    with torch.no_grad():
+        for weight in (p for p in model.parameters() if p.dim() > 1):
+            fresh = torch.randn(weight.shape, generator=generator)
+            fresh = (fresh - fresh.mean()) / fresh.std() * weight.std()
+            weight.copy_(fresh + weight.mean())
+
+
+def draw(model: nn.Module, x: Any, draws: int, backward: bool = False, again: Any = deal) -> Draws:
     """Predict once, and measure many draws."""
     generator = torch.Generator().manual_seed(5)
     predicted = hw.predict(model, x, backward=backward)
     traces = []
     for number in range(draws):
-        deal(model, generator)
+        again(model, generator)
         torch.manual_seed(number)  # another gradient from above, and another dropout
         trace = hw.measure(model, x, backward=backward, detail=False)
         assert [row.name for row in trace] == [row.name for row in predicted]

@@ -1,0 +1,315 @@
+"""Predicting runs nothing, has the rows of measuring, and says so where it does not know."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+import handwave as hw
+from handwave.laws import apply_law
+from handwave.running import rows
+from handwave.signals import of_input
+from handwave.stacks import Residual
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def zoo():
+    shared = nn.Linear(8, 8)
+    return {
+        "a stack": (hw.mlp(8, 3, nn.ReLU), torch.randn(4, 8)),
+        "one module": (nn.Linear(8, 3), torch.randn(4, 8)),
+        "empty": (nn.Sequential(), torch.randn(4, 8)),
+        "nested and empty": (
+            nn.Sequential(nn.Sequential(), nn.Sequential(nn.Linear(8, 8)), Residual(nn.Linear(8, 8))),
+            torch.randn(4, 8),
+        ),
+        "called twice": (nn.Sequential(shared, nn.Tanh(), shared), torch.randn(4, 8)),
+        "one number": (nn.Sequential(nn.Linear(1, 1), nn.ReLU()), torch.randn(1, 1)),
+        "a vector": (nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4)), torch.randn(8)),
+        "one image": (
+            nn.Sequential(Residual(nn.Conv2d(3, 3, 3, padding=1)), nn.Flatten(0)),
+            torch.randn(3, 6, 6),
+        ),
+        "an image net": (
+            nn.Sequential(
+                nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.GELU(),
+                nn.Conv2d(4, 4, 3, stride=2), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 3),
+            ),
+            torch.randn(4, 3, 6, 6),
+        ),
+        "tokens": (
+            nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8), nn.SiLU(), nn.RMSNorm(8)),
+            torch.randint(0, 9, (2, 5)),
+        ),
+        "weight_norm": (nn.Sequential(weight_norm(nn.Linear(8, 8)), nn.ReLU()), torch.randn(4, 8)),
+        "half": (nn.Sequential(nn.Linear(8, 8), nn.ReLU()).half(), torch.randn(4, 8).half()),
+        "double": (nn.Sequential(nn.Linear(8, 8), nn.ReLU()).double(), torch.randn(4, 8).double()),
+        "a dict": (nn.Sequential(nn.Linear(8, 8)), {"input": torch.randn(4, 8)}),
+        "nothing but zeros": (
+            nn.Sequential(nn.Linear(8, 8, bias=False), nn.LayerNorm(8)), torch.zeros(4, 8)
+        ),
+        "unknown kinds": (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1)),
+            torch.randn(2, 3, 6, 6),
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", zoo())
+def test_the_rows_are_those_of_measuring(case):
+    model, x = zoo()[case]
+    predicted, measured = hw.predict(model, x, backward=True), hw.measure(model, x)
+    assert [row.name for row in predicted] == [row.name for row in measured]
+    assert [row.kind for row in predicted] == [row.kind for row in measured]
+    for mine, theirs in zip(predicted, measured, strict=True):
+        assert (mine.fan_in, mine.fan_out) == (theirs.fan_in, theirs.fan_out)
+        if theirs.weight:
+            assert mine.weight
+            assert mine.weight.var == pytest.approx(theirs.weight.var, rel=1e-5)
+        if mine.band:
+            assert mine.shape == theirs.shape
+            assert mine.band[0] <= mine.signal.second_moment * (1 + 1e-9)
+            assert mine.signal.second_moment <= mine.band[1] * (1 + 1e-9)
+            assert mine.signal.count == 0
+        else:
+            assert mine.note.startswith("no theory")
+
+
+@pytest.mark.parametrize("case", zoo())
+def test_it_runs_no_layer_and_changes_nothing(case):
+    model, x = zoo()[case]
+    called = []
+    for module in rows(model):  # looking at a weight runs its parametrization, here and in measure
+        module.register_forward_hook(lambda *_: called.append("forward"))
+        module.register_forward_pre_hook(lambda *_: called.append("before"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    hw.predict(model, x, backward=True)
+    assert not called
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert modes == [module.training for module in model.modules()]
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_does_not_matter_where_it_is_called(mode):
+    model, x = zoo()["an image net"]
+    expected = hw.predict(model, x, backward=True)
+    with mode():
+        assert hw.predict(model, x, backward=True) == expected
+    model.requires_grad_(False)
+    assert hw.predict(model, x, backward=True) == expected
+
+
+def test_padding_costs_corners_and_edges_what_a_window_misses():
+    model = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1, bias=False) for _ in range(3)))
+    x = torch.randn(4, 64, 7, 7).sign()
+    # Three convolutions with the true shares of a 3×3 window, drawn again 40 times: a position's
+    # mean square over 4 images and 64 channels has a relative error of some 3 %.
+    maps = []
+    for _ in range(40):
+        h = x
+        for conv in model:
+            nn.init.normal_(conv.weight, std=(9 * 64) ** -0.5)
+            h = conv(h).detach()
+            maps.append(h.square().mean((0, 1)).double())
+    measured = torch.stack(maps).reshape(40, 3, 7, 7).mean(0)
+    first = measured[0] / measured[0][2:5, 2:5].mean()
+    assert float(first[0, 0]) == pytest.approx(4 / 9, rel=0.05)
+    assert float(first[0, 3]) == pytest.approx(2 / 3, rel=0.05)
+    signal = of_input(x)
+    for conv, seen in zip(model, measured, strict=True):
+        signal, _ = apply_law(conv, signal)
+        assert signal.second.shape == (7, 7)
+        # 1e-6: 49 positions a layer, each off by 6 standard errors at most, 6·0.07/√40.
+        assert torch.allclose(signal.second, seen, rtol=0.08)
+    assert float(signal.second[0, 0]) < 0.3 * float(signal.second[3, 3])
+
+
+def test_moments_are_enough_to_start_from():
+    model = hw.mlp(256, 4, nn.ReLU)
+    trace = hw.predict(model, hw.Moments(0.0, 2.0), backward=True)
+    assert [row.shape for row in trace] == [()] * 8
+    # Each weight's own mean, 1/256 of its deviation, moves what a ReLU makes by some percent.
+    for row in trace.layers[::2]:
+        assert row.signal.second_moment == pytest.approx(4.0, rel=0.2)
+    assert trace["0"].grad
+    # A unit gradient passes four ReLUs and the three weights between them.
+    assert trace["0"].grad.second_moment == pytest.approx(0.5, rel=0.1)
+
+
+def test_moments_of_zero_stay_zero():
+    trace = hw.predict(nn.Sequential(nn.Linear(8, 8, bias=False), nn.ReLU()), hw.Moments(0.0, 0.0))
+    assert [row.signal.second_moment for row in trace] == [0.0, 0.0]
+    assert [row.band for row in trace] == [(0.0, 0.0)] * 2
+
+
+class Custom(nn.Module):
+    """Somebody's module with weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x):
+        """Multiply."""
+        return x * self.scale
+
+
+class Own(nn.Linear):
+    """A linear layer that is none."""
+
+    def forward(self, input):
+        """Square what came out."""
+        return super().forward(input).square()
+
+
+def linear():
+    return nn.Linear(8, 8)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [nn.Softmax(-1), nn.GLU(), nn.AlphaDropout(), nn.RReLU(), nn.PReLU(8), Custom(), Own(8, 8),
+     nn.LSTM(8, 8), nn.MultiheadAttention(8, 2), nn.MaxPool1d(2), nn.Bilinear(8, 8, 8),
+     nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), nn.ModuleDict({"a": nn.Linear(8, 8)})],
+    ids=lambda module: type(module).__name__,
+)  # fmt: skip
+def test_what_it_does_not_know_it_does_not_guess(unknown):
+    model = nn.Sequential(linear(), unknown, linear(), nn.LayerNorm(8), linear())
+    trace = hw.predict(model, torch.randn(4, 8), backward=True)
+    first, middle, last = trace["0"], trace["1"], trace["4"]
+    assert first.band
+    assert not middle.band
+    assert math.isnan(middle.signal.second_moment)
+    assert middle.note.startswith("no theory")
+    assert trace["2"].note == "no theory behind 1"
+    # The norm sets the scale anew, and behind it prediction goes on.
+    assert trace["3"].signal.second_moment == pytest.approx(1.0)
+    assert trace["3"].note == ""
+    assert last.band
+    # Gradients are known down to the norm, whose factor depends on what came in.
+    assert last.grad
+    assert trace["3"].grad
+    assert trace["2"].grad is None
+    assert first.grad is None
+
+
+@pytest.mark.parametrize(
+    "branch", [nn.Identity(), nn.Dropout(), nn.ReLU(), nn.LayerNorm(8), nn.Sequential()]
+)
+def test_a_sum_of_dependent_parts_is_not_guessed(branch):
+    model = nn.Sequential(linear(), Residual(branch), linear())
+    trace = hw.predict(model, torch.randn(4, 8), backward=True)
+    assert not trace["2"].band
+    assert trace["2"].note == "no theory behind a sum of dependent parts"
+    assert trace["0"].grad is None
+    # At the very end too, where a gradient is known to enter: x + x has 4 times that, not 2.
+    ending = nn.Sequential(linear(), Residual(branch))
+    assert hw.predict(ending, torch.randn(4, 8), backward=True)["0"].grad is None
+
+
+def test_a_norm_inside_a_branch_does_not_make_the_sum_known():
+    model = nn.Sequential(
+        nn.Softmax(-1), Residual(nn.Sequential(nn.LayerNorm(8), linear())), linear()
+    )
+    trace = hw.predict(model, torch.randn(4, 8))
+    assert trace["1.branch.1"].band
+    assert trace["2"].note == "no theory behind 0"
+
+
+def test_an_activation_of_what_is_not_gaussian_is_not_guessed():
+    model = nn.Sequential(linear(), nn.Dropout(), nn.ReLU(), nn.BatchNorm1d(8), linear())
+    trace = hw.predict(model, torch.randn(4, 8))
+    assert trace["2"].note == "no theory: what enters is not Gaussian"
+    assert trace["4"].band
+    assert not hw.predict(model.eval(), torch.randn(4, 8))["2"].note
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Conv2d(3, 4, 3), nn.Linear(4, 4)], (2, 3, 6, 6)),
+        ([nn.Conv2d(3, 4, 3), nn.Flatten(2)], (2, 3, 6, 6)),
+        ([nn.Linear(8, 8), nn.Conv1d(3, 4, 1)], (2, 3, 8)),
+    ],
+)
+def test_a_sum_over_positions_that_are_related_is_not_guessed(layers, shape):
+    row = hw.predict(nn.Sequential(*layers), torch.randn(shape)).layers[-1]
+    assert row.note.startswith("no theory")
+
+
+def test_no_integers_but_tokens():
+    ids = torch.randint(0, 8, (2, 8))
+    assert hw.predict(nn.Sequential(linear()), ids)["0"].note == "no theory for integers"
+    capped = nn.Embedding(8, 8, max_norm=1.0)
+    assert hw.predict(capped, ids).layers[0].note == (
+        "no theory for max_norm: rows are cut to it when they are looked up"
+    )
+    model = nn.Sequential(nn.Flatten(0), nn.Embedding(8, 8))
+    assert hw.predict(model, ids)["1"].band
+    note = "no theory without integer inputs: pass a tensor of indices"
+    assert hw.predict(nn.Embedding(8, 8), hw.Moments(0.0, 1.0)).layers[0].note == note
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_end_it_also_behind_a_norm(bad):
+    model = nn.Sequential(linear(), nn.ReLU(), nn.LayerNorm(8))
+    with torch.no_grad():
+        model[0].weight[0, 0] = bad
+    trace = hw.predict(model, torch.randn(4, 8))
+    assert trace["0"].note == "no theory: numbers that are not finite, or beyond float64"
+    assert [row.band for row in trace] == [None] * 3
+
+
+def test_a_gradient_through_a_norm_of_two_numbers_has_no_expectation():
+    model = nn.Sequential(linear(), nn.BatchNorm1d(8))
+    assert hw.predict(model, torch.randn(2, 8), backward=True)["0"].grad is None
+    assert hw.predict(model, torch.randn(64, 8), backward=True)["0"].grad
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (nn.Linear(8, 8), (4, 7), r"1: Linear sums 8 numbers, but gets an input of shape \(4, 7\)"),
+        (nn.Conv2d(3, 4, 3), (2, 4, 6, 6), r"1: Conv2d sums 3 numbers, but gets .* \(2, 4, 6, 6\)"),
+        (nn.Conv2d(3, 4, 9), (2, 3, 6, 6), r"1: .*Kernel size can't be greater"),
+        (nn.BatchNorm1d(8), (4, 7), r"1: BatchNorm1d is for 8 channels along axis 1, but gets"),
+        (nn.BatchNorm2d(8), (4, 8), r"1: BatchNorm2d is for 8 channels along axis 1, but gets"),
+        (nn.BatchNorm1d(8), (1, 8), r"1: BatchNorm1d in training mode needs more than one value"),
+        (nn.GroupNorm(2, 8), (4, 6), r"1: GroupNorm is for 8 channels along axis 1, but gets"),
+        (nn.LayerNorm(8), (4, 7), r"1: LayerNorm is for inputs \(\*, \(8,\)\), but gets one of"),
+        (nn.RMSNorm(8), (4, 7), r"1: RMSNorm is for inputs \(\*, \(8,\)\), but gets one of"),
+        (Residual(nn.Linear(8, 4)), (4, 8), r"1: Residual adds a branch of shape \(4, 4\) to what"),
+    ],
+)
+def test_an_input_that_a_layer_would_refuse_is_refused_by_name(layer, shape, message):
+    model = nn.Sequential(nn.Identity(), layer)
+    with pytest.raises((RuntimeError, ValueError)):
+        model(torch.randn(shape))
+    with pytest.raises(ValueError, match=message):
+        hw.predict(model, torch.randn(shape))
+
+
+def test_what_has_no_values_is_refused():
+    with pytest.raises(ValueError, match="a model on the meta device has no weights yet: call"):
+        hw.predict(nn.Linear(8, 8, device="meta"), torch.randn(4, 8))
+    with pytest.raises(ValueError, match="an input on the meta device has no values: pass Moments"):
+        hw.predict(linear(), torch.randn(4, 8, device="meta"))
+    with pytest.raises(ValueError, match="a lazy layer has no weights yet"):
+        hw.predict(nn.LazyLinear(8), hw.Moments(0.0, 1.0))
+    with pytest.raises(TypeError, match="expected a module, got int"):
+        hw.predict(3, hw.Moments(0.0, 1.0))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="inputs must be a tensor, a tuple .* got list"):
+        hw.predict(linear(), [1.0])  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,136 @@
+"""Bands: they hold what they promise to hold, and are not much wider than that takes."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import handwave as hw
+from handwave.stacks import Residual
+
+# Test modules are imported one by one, without a package around them.
+_spec = importlib.util.spec_from_file_location("draws", Path(__file__).with_name("draws.py"))
+assert _spec
+assert _spec.loader
+_draws = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_draws)
+draw, redraw = _draws.draw, _draws.redraw
+
+DRAWS = 300
+
+# Of 300 draws a band of coverage 0.99 misses 16 or more with probability 1.3e-7: in the few rows
+# that a test looks at, a false alarm has a probability of 1e-6.
+MOST_MISSED = 15
+
+NORMAL = 2 * 2.5758  # from the 0.5 % to the 99.5 % quantile, in standard deviations
+
+
+def missed_and_width(found, place):
+    """Count the draws outside a row's band; divide its width by that of 99 % of the draws.
+
+    The latter is taken from the standard deviation of the logarithm, which 300 draws tell to
+    4 %; their outermost quantiles would be two draws.
+    """
+    low, high = found.predicted.layers[place].band
+    second = found.second[place]
+    outside = int(((second < low) | (second > high)).sum())
+    return outside, math.log(high / low) / (NORMAL * float(second.log().std()))
+
+
+def check(found, places, widest=1.5):
+    for place in places:
+        outside, width = missed_and_width(found, place)
+        name = found.predicted.layers[place].name
+        assert outside <= MOST_MISSED, f"{name}: {outside} of {DRAWS} draws missed"
+        assert width <= widest, f"{name}: {width:.2f} times as wide as 99 % of the draws"
+
+
+def lecun(*layers):
+    """Give the weights of a stack a scale at which nothing explodes."""
+    model = nn.Sequential(*layers)
+    generator = torch.Generator().manual_seed(1)
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            hw.variance_scaling_(layer, scale=1.5, generator=generator)
+    return model
+
+
+def batch(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
+
+
+def smooth(*shape):
+    """Images as they are: neighbours are alike."""
+    return nn.functional.interpolate(batch(*shape[:2], 4, 4), shape[2:], mode="bilinear")
+
+
+@pytest.mark.parametrize("inputs", [1, 8, 512])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_band_of_one_layer_fits(inputs, bias):
+    model = lecun(nn.Linear(64, 64, bias=bias), nn.ReLU())
+    check(draw(model, batch(inputs, 64), DRAWS, again=redraw), (0, 1))
+
+
+@pytest.mark.parametrize("activation", [None, nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize(("width", "inputs"), [(64, 1), (64, 16), (256, 4)])
+def test_a_band_of_a_deep_stack_fits(activation, width, inputs):
+    generator = torch.Generator().manual_seed(3)
+    model = hw.mlp(width, 20, activation, generator=generator)
+    found = draw(model, batch(inputs, width), DRAWS, again=redraw)
+    check(found, [len(model) // 4, len(model) - 1])
+
+
+@pytest.mark.parametrize(("activation", "factor"), [(None, 2), (nn.ReLU, 5)])
+def test_one_input_wanders_as_published(activation, factor):
+    width, depth = 128, 12
+    generator = torch.Generator().manual_seed(3)
+    model = hw.mlp(width, depth, activation, generator=generator)
+    beta = factor * depth / width  # Hanin & Nica 2018: of log, the variance; the mean is −β/2
+    last = -1 if activation is None else -2
+    found = draw(model, batch(1, width), DRAWS, again=redraw)
+    # At 1e-6: the variance of 300 draws is off by up to 40 %, their mean by 5/√300 of its unit.
+    log = found.ratio(last).log()
+    assert float(log.var()) == pytest.approx(beta, rel=0.4)
+    assert float(log.mean()) == pytest.approx(-beta / 2, abs=5 * math.sqrt(beta / DRAWS))
+    low, high = found.predicted.layers[last].band
+    # The weights' own mean is known: behind a ReLU it explains a sixth of what one input wanders.
+    assert 0.7 * beta <= (math.log(high / low) / NORMAL) ** 2 <= 1.1 * beta
+
+
+def test_a_batch_wanders_less_than_one_input():
+    model = hw.mlp(64, 10, nn.ReLU, generator=torch.Generator().manual_seed(3))
+    one, many = (hw.predict(model, batch(inputs, 64)).layers[-1] for inputs in (1, 64))
+    assert many.band[1] / many.band[0] < one.band[1] / one.band[0]
+
+
+def test_a_band_of_a_residual_stack_fits():
+    def block():
+        return Residual(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)))
+
+    model = lecun(nn.Linear(32, 64), *(block() for _ in range(4)), nn.Linear(64, 32))
+    found = draw(model, batch(8, 32), DRAWS, again=redraw)
+    check(found, [3, len(found.second) - 2, len(found.second) - 1])
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d])
+def test_a_band_behind_a_norm_fits(norm):
+    model = lecun(
+        nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), norm(64), nn.ReLU(), nn.Linear(64, 64)
+    )
+    check(draw(model, batch(64, 32), DRAWS, again=redraw), [2, 4, 5])
+
+
+def test_a_band_of_a_convolutional_stack_fits():
+    convolutions = [nn.Conv2d(a, 16, 3, padding=1) for a in (3, 16, 16)]
+    layers = [layer for conv in convolutions for layer in (conv, nn.ReLU())]
+    model = lecun(*layers, nn.Flatten(), nn.Linear(16 * 100, 10))
+    check(draw(model, smooth(4, 3, 10, 10), DRAWS, again=redraw), [0, 1, 3, 5, 7])
+
+
+def test_a_band_of_token_layers_fits():
+    model = lecun(nn.Embedding(50, 64), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32))
+    ids = torch.randint(0, 50, (8, 10), generator=torch.Generator().manual_seed(2))
+    check(draw(model, ids, DRAWS, again=redraw), [0, 1, 3])
