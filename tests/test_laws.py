@@ -74,7 +74,8 @@ def test_a_sums_moments_and_its_gradient_are_those_of_its_draws(kind):
         layer.weight.add_(0.01)  # a mean of the weights counts too
     found = draw(nn.Sequential(nn.Identity(), layer), x, DRAWS, backward=True)
     start, row = found.predicted.layers
-    assert start.grad and row.shape == tuple(layer(x).shape)
+    assert start.grad
+    assert row.shape == tuple(layer(x).shape)
     # Only pooled moments of the inputs are known; by how much two of them are alike, in the mean,
     # counts with the weights' mean: 0.01² for a Σx that is off by a few of its deviations.
     assert off(found.second[1], row.signal.second_moment, row.signal.second_moment) <= 0.01
@@ -86,7 +87,8 @@ ACTIVATIONS = [
     nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.PReLU(), nn.RReLU().eval(), nn.ELU(), nn.CELU(2.0),
     nn.SELU(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Mish(), nn.Softplus(), nn.LogSigmoid(),
     nn.Sigmoid(), nn.Tanh(), nn.Softsign(), nn.Hardtanh(), nn.Hardsigmoid(), nn.Hardswish(),
-    nn.Hardshrink(), nn.Softshrink(), nn.Tanhshrink(), nn.Threshold(0.1, -2.0), nn.ReLU(inplace=True),
+    nn.Hardshrink(), nn.Softshrink(), nn.Tanhshrink(), nn.Threshold(0.1, -2.0),
+    nn.ReLU(inplace=True),
 ]  # fmt: skip
 
 
@@ -98,7 +100,8 @@ def test_an_activations_moments_and_its_gradient_are_those_of_its_draws(fn):
     nn.init.normal_(first.weight, std=WIDTH**-0.5)
     found = draw(nn.Sequential(first, fn, last), x, DRAWS, backward=True)
     before, row, after = found.predicted.layers
-    assert before.grad and row.grad
+    assert before.grad
+    assert row.grad
     # The weights of `last` are not independent of what `first` hands on in one draw: 1/width.
     allowed = 2 / WIDTH
     assert off(found.second[1], row.signal.second_moment, row.signal.second_moment) <= allowed
@@ -115,7 +118,7 @@ BEHIND = {
     "batch norm": lambda: nn.BatchNorm2d(64),
     "batch norm in eval mode": lambda: nn.BatchNorm2d(64).eval(),
     "group norm": lambda: nn.GroupNorm(2, 64),
-    "layer norm over everything": lambda: nn.LayerNorm((64, 6, 6)),
+    "layer norm over everything": lambda: nn.LayerNorm([64, 6, 6]),
     "identity": nn.Identity,
     "flatten": nn.Flatten,
 }
@@ -133,7 +136,8 @@ def test_layers_between_convolutions_do_what_their_draws_do(kind):
     x = signs(8, 4, 6, 6)
     found = draw(model, x, DRAWS, backward=True)
     row, grad = found.predicted.layers[1], found.predicted.layers[0].grad
-    assert grad and row.shape == tuple(model(x).shape)
+    assert grad
+    assert row.shape == tuple(model(x).shape)
     assert off(found.second[1], row.signal.second_moment, row.signal.second_moment) <= 0.01
     assert off(found.mean[1], row.signal.mean, row.signal.rms) <= 0.01
     assert off(found.grad[0], grad.second_moment, grad.second_moment) <= 0.02
@@ -167,6 +171,19 @@ def test_layers_between_linear_ones_do_what_their_draws_do(kind, training):
         assert off(found.grad[place], grad.second_moment, grad.second_moment) <= allowed
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.GroupNorm(1, 8), nn.RMSNorm(8)])
+def test_a_norm_takes_its_own_directions_out_of_a_gradient(norm):
+    # Rows of mean 0 and variance 1: nothing is asymptotic here.
+    x = nn.functional.layer_norm(torch.randn(64, 8), [8])
+    found = draw(nn.Sequential(nn.Identity(), norm), x, DRAWS, backward=True)
+    grad = found.predicted.layers[0].grad
+    assert grad
+    assert grad.second_moment == pytest.approx(
+        7 / 8 if isinstance(norm, nn.RMSNorm) else 6 / 8, rel=1e-3
+    )
+    assert off(found.grad[0], grad.second_moment, grad.second_moment) <= 1e-3
+
+
 def test_an_embeddings_rows_are_as_their_draws():
     model = nn.Sequential(nn.Embedding(50, WIDTH), nn.GELU(), nn.Linear(WIDTH, 32))
     found = draw(model, torch.randint(0, 50, (8, 10)), DRAWS, backward=True)
@@ -183,6 +200,7 @@ def test_a_residual_branch_adds_its_second_moment_and_its_gradient():
             hw.variance_scaling_(layer)
     found = draw(model, torch.randn(16, 64), DRAWS, backward=True)
     last, first = found.predicted["2"], found.predicted["0"].grad
-    assert first and last.signal.second_moment == pytest.approx(1.5, rel=0.05)
+    assert first
+    assert last.signal.second_moment == pytest.approx(1.5, rel=0.05)
     assert off(found.second[4], last.signal.second_moment, last.signal.second_moment) <= 4 / WIDTH
     assert off(found.grad[0], first.second_moment, first.second_moment) <= 4 / WIDTH

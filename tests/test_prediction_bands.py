@@ -103,6 +103,8 @@ def test_one_input_wanders_as_published(activation, factor):
 def test_a_batch_wanders_less_than_one_input():
     model = hw.mlp(64, 10, nn.ReLU, generator=torch.Generator().manual_seed(3))
     one, many = (hw.predict(model, batch(inputs, 64)).layers[-1] for inputs in (1, 64))
+    assert one.band
+    assert many.band
     assert many.band[1] / many.band[0] < one.band[1] / one.band[0]
 
 

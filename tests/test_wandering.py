@@ -38,6 +38,14 @@ def test_a_band_has_the_quantiles_of_a_product_of_chi_squares(degrees, layers, c
     assert abs(above - tail) <= allowed
 
 
+@pytest.mark.parametrize("slope", [0.5, 2.0])
+def test_a_power_of_the_signal_has_that_power_of_its_band(slope):
+    wander = one_input().plus(0.5)
+    ends = wander.band(1.0, 0.99)
+    powers = tuple(end**slope for end in ends)
+    assert wander.scaled(slope).band(1.0, 0.99) == pytest.approx(powers, rel=1e-6)
+
+
 def test_what_does_not_wander_has_no_width():
     assert one_input().band(3.0, 0.99) == (3.0, 3.0)
     assert one_input().plus(0.0).band(3.0, 0.99) == (3.0, 3.0)

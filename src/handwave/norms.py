@@ -169,6 +169,9 @@ def _by_units(layer: Any, signal: Signal, count: float, axis: int) -> tuple[Sign
     # Var over count units, of which two have E[y_i·y_k] = common.
     var = max((float(signal.second.mean()) - signal.common) * (1 - 1 / count), 0.0)
     inverse = wander.inverse_square(var, layer.eps)
+    if signal.sample is not None:  # the variances themselves
+        each = signal.sample.double().reshape(-1, int(count)).var(1, correction=0)
+        var, inverse = float(each.mean()), float((1 / (each + layer.eps)).mean())
     scale = _Scale(var, layer.eps, count, inverse, wander.lengths)
     return _normalized(layer, signal, _of_unit_length(wander), scale)
 

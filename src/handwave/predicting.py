@@ -155,7 +155,7 @@ class _Walker:
         branch, back = self.walk(module.branch, f"{name}.branch".lstrip("."), entering)
         total = None
         if signal is not None and branch is not None:
-            if branch.shape != signal.shape:
+            if None not in {branch.shape, signal.shape} and branch.shape != signal.shape:
                 raise ValueError(
                     f"{name or kind(module)}: Residual adds a branch of shape {branch.shape} "
                     f"to what entered it, of shape {signal.shape}; give both the same shape"
