@@ -41,6 +41,7 @@ ORDER = [
     "recipes",
     "causes",
     "verdicts",
+    "reports",
     "auditing",
     "parts",
     "levers",
