@@ -136,3 +136,14 @@ def test_a_band_of_token_layers_fits():
     model = lecun(nn.Embedding(50, 64), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32))
     ids = torch.randint(0, 50, (8, 10), generator=torch.Generator().manual_seed(2))
     check(draw(model, ids, DRAWS, again=redraw), [0, 1, 3])
+
+
+@pytest.mark.parametrize(
+    "first",
+    [nn.Conv2d(3, 16, 3, padding=1), nn.ConvTranspose2d(3, 16, 4, stride=2, padding=1)],
+    ids=["convolution", "transposed"],
+)
+def test_a_band_of_a_first_convolution_fits_white_noise(first):
+    # All that weights of known moments leave to chance is a thirtieth of what they would else.
+    model = lecun(first, nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+    check(draw(model, batch(8, 3, 12, 12), DRAWS, again=redraw), [0, 1, 2])

@@ -14,6 +14,9 @@ from handwave.signals import Backward, NoTheoryError, Signal, fresh, number
 from handwave.wandering import Units, Wander
 from handwave.weights import fans
 
+# Numbers seen by all windows together, and by one: beyond, pairs of images have to do.
+_MOST_SEEN, _WIDEST = 1 << 24, 1024
+
 CONVOLUTIONS = (
     nn.Conv1d,
     nn.Conv2d,
@@ -85,7 +88,10 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     channels = layer.in_channels // layer.groups
     parts = (torch.ones((), dtype=torch.float64), *_maps(signal, axes))
     count, mean, second = (channels * windows.of(part.expand(shape[-axes:])) for part in parts)
-    wander = _seen_by_groups(windows.average(signal.summed_along(-axes - 1)), layer.groups)
+    wander = windows.average(signal.summed_along(-axes - 1))
+    if signal.sample is not None and layer.groups == 1:
+        wander = _exact(wander, windows.alike(signal.sample.double().flatten(0, -axes - 1)))
+    wander = _seen_by_groups(wander, layer.groups)
     shape = (*shape[: -axes - 1], layer.out_channels, *count.shape)
     after = _draw(layer, replace(signal, shape=shape), wander, (count, mean, second))
     factor = Moments.of(layer.weight).second_moment * layer.out_channels / layer.groups
@@ -170,6 +176,7 @@ class _Windows:
         self.layer: Any = twin(layer, ones)
         self.layer.groups = self.layer.in_channels = self.layer.out_channels = 1
         self.sizes = sizes
+        self.channels = layer.in_channels
 
     def of(self, numbers: Tensor) -> Tensor:
         """Add up a map: (*map) to (*map of the output)."""
@@ -198,10 +205,40 @@ class _Windows:
         noise, lengths = wander.noise * kept, wander.lengths * kept
         return replace(averaged, noise=noise, lengths=lengths, share=min(share, 1.0))
 
+    def alike(self, maps: Tensor) -> float | None:
+        """Return tr(Σ²)/tr(Σ)², Σ the second moments of what windows see; None if that is long.
+
+        Args:
+            maps: the model's own input, shape (inputs·channels, *map).
+        """
+        channels, seen = self.channels, math.prod(self.layer.kernel_size)
+        if maps.numel() * seen > _MOST_SEEN or channels * seen > _WIDEST:
+            return None
+        each = torch.eye(seen, dtype=torch.float64).reshape(seen, 1, *self.layer.kernel_size)
+        picked = twin(self.layer, each.transpose(0, 1) if self.layer.transposed else each)
+        picked.__dict__["out_channels"] = seen
+        windows = picked.forward(maps[:, None]).flatten(2)  # (inputs·channels, seen, places)
+        windows = windows.reshape(-1, channels * seen, windows.shape[-1])
+        points = windows.transpose(1, 2).reshape(-1, channels * seen)
+        sigma = points.T @ points
+        return float(sigma.square().sum()) / (float(sigma.trace()) ** 2 or 1.0)
+
     def _map(self, likeness: Tensor) -> Tensor:
         """Give likeness a map if it has none."""
         likeness = likeness if likeness.dim() > 1 else likeness.reshape(-1, *[1] * len(self.sizes))
         return likeness.expand(len(likeness), *self.sizes)
+
+
+def _exact(wander: Wander, alike: float | None) -> Wander:
+    """Spread the likeness of different points so that its mean square is the one that is known."""
+    if alike is None or wander.share >= 1:
+        return wander
+    itself = wander.share * float(wander.same.clamp_min(0).square().mean())
+    mean, var = float(wander.far.mean()), float(wander.far.var(correction=0))
+    wanted = max((alike - itself) / (1 - wander.share) - mean * mean, 0.0)
+    if not var:
+        return wander
+    return replace(wander, far=mean + (wander.far - mean) * math.sqrt(wanted / var))
 
 
 def _seen_by_groups(wander: Wander, groups: int) -> Wander:
