@@ -235,16 +235,32 @@ def supervise(job: Job, pid: int) -> Result:
     return _judge(job, code, timed_out, left)
 
 
+def _below(but: int | None = None) -> list[psutil.Process]:
+    """List every process below this one, but one.
+
+    Asked twice before it says none: one that forks and ends in the middle of a look at all
+    processes hides its child from that look.
+    """
+    for _ in range(2):
+        found = [c for c in psutil.Process().children(recursive=True) if c.pid != but]
+        if found:
+            return found
+    return []
+
+
 def _descendants(pid: int, patience: float) -> list[str]:
-    """Name the processes below this one that do not end by themselves."""
-    children = psutil.Process().children(recursive=True)
-    _, alive = psutil.wait_procs([c for c in children if c.pid != pid], timeout=patience)
-    return [process.name() for process in alive if process.is_running()]
+    """Name the processes below this one that do not end by themselves, their own children too."""
+    deadline = time.monotonic() + patience
+    while alive := _below(pid):
+        if time.monotonic() >= deadline:
+            return [process.name() for process in alive if process.is_running()]
+        psutil.wait_procs(alive, timeout=max(deadline - time.monotonic(), 0))
+    return []
 
 
 def end_descendants() -> None:
     """Kill every process below this one, until none is left."""
-    while children := psutil.Process().children(recursive=True):
+    while children := _below():
         for child in children:
             try:
                 child.kill()
