@@ -103,7 +103,7 @@ class Site:
             stderr=stderr,
             text=True,
             # A shell's background job ignores Ctrl-C, and so would what it starts.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
 
     def processes(self) -> list[psutil.Process]:
