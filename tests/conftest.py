@@ -20,12 +20,19 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from click.testing import CliRunner
 
 PICTURE = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30"><path fill="#123456"/></svg>'
 )
 MARKER = "<!--pytest-codeblocks:expected-output-->"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Draw the same numbers whichever tests a worker has run before."""
+    torch.manual_seed(0)
 
 
 class Site:

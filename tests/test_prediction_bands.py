@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def lecun(*layers):
     model = nn.Sequential(*layers)
     generator = torch.Generator().manual_seed(1)
     for layer in model.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             hw.variance_scaling_(layer, scale=1.5, generator=generator)
     return model
 
@@ -138,12 +139,33 @@ def test_a_band_of_token_layers_fits():
     check(draw(model, ids, DRAWS, again=redraw), [0, 1, 3])
 
 
+def with_bias(layer, mean, std):
+    """Give a layer a bias of these moments."""
+    bias = torch.randn(layer.bias.shape, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        layer.bias.copy_(mean + std * (bias - bias.mean()) / bias.std())
+    return layer
+
+
+# A bias of a mean is known, and wanders nowhere; its units stand around another place of a ReLU.
+BIASES = pytest.mark.parametrize(("mean", "std"), [(0, 0.1), (0.2, 0), (0.1, 0.1), (-0.2, 0.1)])
+
+
+@BIASES
 @pytest.mark.parametrize(
     "first",
-    [nn.Conv2d(3, 16, 3, padding=1), nn.ConvTranspose2d(3, 16, 4, stride=2, padding=1)],
+    [partial(nn.Conv2d, 3, 16, 3), partial(nn.ConvTranspose2d, 3, 16, 4, stride=2)],
     ids=["convolution", "transposed"],
 )
-def test_a_band_of_a_first_convolution_fits_white_noise(first):
+def test_a_band_of_a_first_convolution_fits_white_noise(first, mean, std):
     # All that weights of known moments leave to chance is a thirtieth of what they would else.
+    first = with_bias(first(padding=1), mean, std)
     model = lecun(first, nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
     check(draw(model, batch(8, 3, 12, 12), DRAWS, again=redraw), [0, 1, 2])
+
+
+@BIASES
+@pytest.mark.parametrize("of_inputs", [0, 1])
+def test_a_band_behind_a_bias_fits(mean, std, of_inputs):
+    model = lecun(with_bias(nn.Linear(27, 64), mean, std), nn.ReLU(), nn.Linear(64, 64), nn.Tanh())
+    check(draw(model, of_inputs + batch(1000, 27), DRAWS, again=redraw), range(4))

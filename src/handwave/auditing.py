@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from handwave.causes import causes
 from handwave.expecting import expect
 from handwave.flows import Facts, Flow
-from handwave.measuring import Seen, record
+from handwave.measuring import Seen, batch_axis, record
 from handwave.moments import Moments
 from handwave.reports import Finding, Report
 from handwave.running import Inputs, floating, nothing_left_behind
@@ -88,7 +88,7 @@ class _Witness:
         with torch._C.DisableTorchFunction():
             known = None if entering is None or not entering.numel() else entering.detach()
             moments = None if known is None else quick_moments(known, 1e-6)
-            axis = 1 if made.dim() == 3 and not getattr(module, "batch_first", True) else 0
+            axis = batch_axis(module, made)
             facts = Facts(
                 node=0,
                 sources=sources,
@@ -186,11 +186,10 @@ def _trained(trace: Trace, seen: list[Seen]) -> Iterator[tuple[Finding, bool]]:
 
 def _both(trace: Trace, seen: list[Seen], flow: Flow) -> tuple[Trace, Trace]:
     """Put bands into the measured rows, and expectations into rows of their own."""
-    numbers = {id(each): each.forward for each in seen if isinstance(each.forward, Facts)}
-    gradients = _expected_gradients(flow, seen)
+    gradients = _expected_gradients(flow)
     measured, predicted = [], []
     for row, each in zip(trace, seen, strict=True):
-        facts = numbers.get(id(each))
+        facts = each.forward if isinstance(each.forward, Facts) else None
         expected = facts.expected if facts else None
         band = expected.band if expected else None
         law = expected.signal if expected else Moments(math.nan, math.nan)
@@ -203,7 +202,7 @@ def _both(trace: Trace, seen: list[Seen], flow: Flow) -> tuple[Trace, Trace]:
     return Trace(tuple(measured)), Trace(tuple(predicted))
 
 
-def _expected_gradients(flow: Flow, seen: list[Seen]) -> dict[int, Moments]:
+def _expected_gradients(flow: Flow) -> dict[int, Moments]:
     """Expect the gradient at an output from the measured one behind the layer that takes it.
 
     Σ g² over a layer's inputs is E[w²]·products·Σ g² over its outputs.
@@ -216,7 +215,7 @@ def _expected_gradients(flow: Flow, seen: list[Seen]) -> dict[int, Moments]:
         if len(node.sources) != 1 or facts.expected.products is None or facts.entering is None:
             continue
         (source,) = node.sources
-        if source in flow.nodes and sum(source in n.sources for n in flow) == 1:
+        if source in flow.nodes and flow.takers(source) == 1:
             products = facts.expected.products * row.grad.count
             size = row.weight.second_moment * products * row.grad.second_moment
             found[source] = Moments(0.0, size / facts.entering.count)

@@ -67,8 +67,7 @@ def _of_recipe(flow: Flow, node: Node) -> Cause | None:
     if row is None or row.weight is None:
         return None
     kept, lossy = _activation(flow, node)
-    rescued = bool(behind) and all(each.normalizes for each in behind)
-    return recipe(node.module, row.weight, Place(kept, lossy, not behind, rescued))
+    return recipe(node.module, row.weight, Place(kept, lossy, not behind, flow.rescued(node)))
 
 
 def _activation(flow: Flow, node: Node) -> tuple[float, bool]:

@@ -17,11 +17,11 @@ from handwave.norms import NORMS, affine
 from handwave.running import floating
 from handwave.signals import NoTheoryError, of_input
 from handwave.sums import bias_moments, expected_square, twin
+from handwave.traces import COVERAGE
 from handwave.wandering import one_input
+from handwave.weights import is_conv1d
 
 Band = tuple[float, float]
-
-_COVERAGE = 0.99
 
 # What computing in another order leaves of a mean of squares, in float32 and in half precision.
 _ROUNDING, _HALF_ROUNDING = 1e-6, 2e-3
@@ -66,12 +66,7 @@ def expect(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def is_sum(module: nn.Module) -> bool:
     """Tell a layer that sums products with one weight."""
-    return isinstance(module, nn.Linear | _ConvNd) or _is_conv1d(module)
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    """Know the linear layer that transformers builds GPT-2 of."""
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+    return isinstance(module, nn.Linear | _ConvNd) or is_conv1d(module)
 
 
 def _by_law(module: nn.Module, x: Tensor) -> Expected | None:
@@ -85,7 +80,7 @@ def _by_law(module: nn.Module, x: Tensor) -> Expected | None:
     known = _from_squares(module, x) if is_sum(module) else Expected(signal.moments, (0.0, 0.0))
     if not known.signal.second_moment > 0:
         return known
-    return replace(known, band=signal.wander.band(known.signal.second_moment, _COVERAGE))
+    return replace(known, band=signal.wander.band(known.signal.second_moment, COVERAGE))
 
 
 def _of_norm(module: Any, x: Tensor) -> Expected:
@@ -101,7 +96,7 @@ def _of_norm(module: Any, x: Tensor) -> Expected:
     loose = 4 * weight.var / (weight.second_moment or 1.0) / max(weight.count, 1)
     wander = one_input().plus((_ROUNDING if x.dtype.itemsize > 2 else _HALF_ROUNDING) ** 2 + loose)
     law = Moments(mean, max(second - mean * mean, 0.0))
-    return Expected(law, wander.band(second, _COVERAGE))
+    return Expected(law, wander.band(second, COVERAGE))
 
 
 def _from_squares(module: Any, x: Tensor) -> Expected:
@@ -136,19 +131,19 @@ def _own_band(module: _ConvNd, x: Tensor, squares: Tensor, law: Moments) -> Band
     of_bias = min(bias_moments(module).second_moment / law.second_moment, 1.0)
     rest = 1 - of_bias
     variance = own * rest * rest + 4 * of_bias * rest * mean
-    return one_input().plus(variance / module.out_channels).band(law.second_moment, _COVERAGE)
+    return one_input().plus(variance / module.out_channels).band(law.second_moment, COVERAGE)
 
 
 def _adder(module: Any, x: Tensor) -> Any:
     """Make a layer that adds up what one unit of each group sees."""
     shape = list(module.weight.shape)
-    if isinstance(module, _ConvTransposeNd) or _is_conv1d(module):
+    if isinstance(module, _ConvTransposeNd) or is_conv1d(module):
         shape[1] = 1
     else:
         shape[0] = getattr(module, "groups", 1)
     ones = torch.ones(shape, dtype=x.dtype, device=x.device)
     made: Any = twin(module, ones, torch.zeros(1, dtype=x.dtype, device=x.device))
-    if _is_conv1d(module):
+    if is_conv1d(module):
         made.nf = 1
     else:
         made._parameters["bias"] = None

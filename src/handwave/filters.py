@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from handwave.sums import twin
+from handwave.weights import by_unit
 
 # Filters that are tried, as many as fit: the variance of a mean square is known to 10 %.
 _FILTERS, _FEWEST, _ENTRIES = 512, 64, 1 << 25
@@ -49,8 +50,4 @@ def _fresh(module: Any, x: Tensor, places: int) -> tuple[Tensor, Any]:
     shape[1 if turned else 0] = units if turned else units * module.groups
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
-    flat = weight.flatten(1)
-    if turned:  # (in, units of a group, *kernel)
-        parts = weight.reshape(module.groups, -1, *weight.shape[1:])
-        flat = parts.transpose(1, 2).flatten(2).flatten(0, 1)
-    return flat, twin(module, weight)
+    return by_unit(module, weight).flatten(0, 1), twin(module, weight)

@@ -144,6 +144,15 @@ class Flow:
         before = self.before(self.nodes[number])
         return any(node.normalizes or self.normed(node.number) for node in before)
 
+    def rescued(self, node: Node) -> bool:
+        """Tell whether whatever comes next is a normalization."""
+        behind = self.behind(node)
+        return bool(behind) and all(each.normalizes for each in behind)
+
+    def takers(self, number: int) -> int:
+        """Count who takes a node's output."""
+        return len(self._feeds.get(number, ()))
+
     def in_branches(self) -> set[int]:
         """Find the nodes inside a residual branch: what is added back to where it began."""
         inside: set[int] = set()

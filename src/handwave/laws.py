@@ -16,6 +16,9 @@ from handwave.norms import BATCH_NORMS, batch_norm, group_norm, layer_norm, rms_
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal, number, of_input, shaping
 from handwave.sums import CONVOLUTIONS, convolution, embedding, linear
+from handwave.weights import is_conv1d
+
+_ALIKE = 1e-6  # relative variance of a variance that moves no moment by more
 
 Law = Callable[[Any, Signal], tuple[Signal, Backward]]
 
@@ -41,8 +44,7 @@ def apply_law(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
 def _law_of(layer: nn.Module) -> Law | None:
     """Find the law of a layer's class; a subclass with a forward of its own has none."""
     own = own_class(layer)
-    # transformers' linear layer, which GPT-2 is made of, with the weight (in, out).
-    if own.__name__ == "Conv1D" and hasattr(layer, "nf"):
+    if is_conv1d(layer):
         return linear
     return next(
         (_LAWS[kind] for kind in own.__mro__ if kind in _LAWS and own.forward is kind.forward), None
@@ -112,12 +114,30 @@ def _by_position(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
     # Rounding alone tells apart what symmetry makes equal.
     rows = table.reshape(2, -1).T.to(torch.float32)
     alike, place = torch.unique(rows, dim=0, return_inverse=True)
-    found = []
-    for mean, second in alike.double().tolist():
-        made = activation_moments(function, Moments(mean, max(second - mean * mean, 0.0)))
-        found.append((made.mean, made.second_moment))
+    unlike = base.units.wander.unlike
+    found = [_of_units(function, at[0], at[1], unlike) for at in alike.double().tolist()]
     means, seconds = torch.tensor(found, dtype=torch.float64)[place].T
     return means.reshape(table[0].shape), seconds.reshape(table[0].shape)
+
+
+def _of_units(
+    function: Elementwise, mean: float, second: float, unlike: float
+) -> tuple[float, float]:
+    """Return mean and second moment of function(z), z Gaussian of a variance that varies.
+
+    Args:
+        function: elementwise.
+        mean: of all z.
+        second: moment of all z.
+        unlike: relative variance of the variance, over inputs and draws: as Gamma, of which
+            Gauss' rule of two nodes has the first three moments.
+    """
+    var, parts = max(second - mean * mean, 0.0), [(1.0, 1.0)]
+    if unlike > _ALIKE:
+        root = math.sqrt(1 / unlike + 1)
+        parts = [((root + s) * root * unlike, (1 - s / root) / 2) for s in (-1, 1)]
+    made = [(part, activation_moments(function, Moments(mean, var * at))) for at, part in parts]
+    return sum(w * each.mean for w, each in made), sum(w * each.second_moment for w, each in made)
 
 
 def unchanged(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:

@@ -24,7 +24,7 @@ from handwave.running import (
 )
 from handwave.totals import quick_moments, spread, zeros
 from handwave.traces import Layer, Trace
-from handwave.weights import fans
+from handwave.weights import known_fans
 
 _UNKNOWN = Moments(math.nan, math.nan)
 
@@ -176,7 +176,7 @@ class _Recorder:
         row = replace(row, shape=tuple(output.shape), dtype=output.dtype, signal=signal)
         if not self.detail:
             return row
-        axis = 1 if output.dim() == 3 and not getattr(module, "batch_first", True) else 0
+        axis = batch_axis(module, output)
         return replace(row, spread=spread(output, axis, signal), zeros=zeros(output))
 
     def _moments(self, tensor: Tensor) -> Moments:
@@ -221,12 +221,14 @@ class _Recorder:
 
     def _known(self, module: nn.Module) -> dict[str, Any]:
         """Return what a row says of its module, whatever went through it."""
-        try:
-            fan_in, fan_out = fans(module)
-        except ValueError:  # no layer with one weight
-            fan_in = fan_out = None
+        fan_in, fan_out = known_fans(module) or (None, None)
         weight = _weight(module) if self.detail else None
         return {"fan_in": fan_in, "fan_out": fan_out, "weight": weight}
+
+
+def batch_axis(module: nn.Module, tensor: Tensor) -> int:
+    """Find the axis of the inputs: a recurrent layer's second one, if not told otherwise."""
+    return 1 if tensor.dim() == 3 and not getattr(module, "batch_first", True) else 0
 
 
 def _row(module: nn.Module, name: str, note: str = "") -> Layer:

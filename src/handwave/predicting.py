@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +29,8 @@ from handwave.signals import (
     of_moments,
 )
 from handwave.stacks import Residual
-from handwave.traces import Layer, Trace
-from handwave.weights import fans
-
-_COVERAGE = 0.99
+from handwave.traces import COVERAGE, Layer, Trace
+from handwave.weights import known_fans
 
 # From the gradient at an output to that at the input; None: not known.
 _Back = Callable[[Tensor | None], Tensor | None]
@@ -85,7 +82,7 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
         _, back = walker.walk(model, "", _start(model, inputs))
         if backward:
             back(number(1.0))
-    return Trace(tuple(walker.rows), _COVERAGE)
+    return Trace(tuple(walker.rows), COVERAGE)
 
 
 def _start(model: nn.Module, inputs: Inputs | Moments) -> Signal | None:
@@ -111,7 +108,6 @@ class _Walker:
     """Walk through a tree of modules in call order, a row a layer."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
         self.rows: list[Layer] = []
         self.names = rows(model)
         self.calls: dict[nn.Module, int] = {}
@@ -224,26 +220,21 @@ def _row(module: nn.Module, name: str, signal: Signal | None, note: str) -> Laye
     """Make a row of what is known."""
     weight = getattr(module, "weight", None)
     known = isinstance(weight, Tensor) and weight.is_floating_point() and weight.numel()
+    counted = known_fans(module)
     law, band, shape = Moments(math.nan, math.nan), None, ()
     if signal is not None:
         law, shape = signal.moments, signal.shape or ()
     if signal is not None and math.isfinite(law.second_moment):
-        band = signal.wander.band(law.second_moment, _COVERAGE)
+        band = signal.wander.band(law.second_moment, COVERAGE)
     return Layer(
         name=name,
         kind=kind(module),
         shape=shape,
         dtype=weight.dtype if isinstance(weight, Tensor) else None,
-        **_known_fans(module),
+        fan_in=counted and counted.fan_in,
+        fan_out=counted and counted.fan_out,
         weight=Moments.of(weight) if isinstance(weight, Tensor) and known else None,
         signal=law,
         band=band,
         note=note,
     )
-
-
-def _known_fans(module: nn.Module) -> dict[str, Any]:
-    try:
-        return fans(module)._asdict()
-    except ValueError:
-        return {"fan_in": None, "fan_out": None}

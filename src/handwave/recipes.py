@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from handwave.moments import Moments
-from handwave.weights import fans
+from handwave.weights import by_unit, fans
 
 # A sum of squares of n normal entries is off by √(2/n), relative; six of those, and rounding.
 _SIGMAS, _ROUNDING = 6.0, 2e-3
@@ -210,13 +210,7 @@ def _units(module: Any) -> Tensor | None:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() < 2:
         return None
-    weight, groups = weight.detach(), getattr(module, "groups", 1)
-    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
-        weight = weight.T
-    if getattr(module, "transposed", False):  # (in, out of a group, *kernel)
-        parts = weight.reshape(groups, -1, *weight.shape[1:])
-        return parts.transpose(1, 2).flatten(2)
-    return weight.reshape(groups, -1, weight.shape[1:].numel())
+    return by_unit(module, weight.detach())
 
 
 def _twins(units: Tensor) -> int:

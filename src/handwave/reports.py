@@ -131,7 +131,7 @@ class Report:
         return by_layer(series, bands, [a.name for a, _ in pairs], ax=ax)
 
 
-_NUMBERS = {"expected", "low", "high", "measured", "gradient", "expected gradient"}
+_NUMBERS = {"expected", "low", "high", "measured", "gradient"}
 
 
 def _columns(report: Report) -> list[Column]:

@@ -147,7 +147,8 @@ def _draw(
     shared = expected_square(weight, 0 * squares, square_of_sum) + 2 * mean * bias.mean
     share = _ratio(bias.second_moment, float(second.mean()))
     units = _units(wander, fans(layer).fan_in, float(_width(layer)), share)
-    units = replace(units, known_mean=share + (1 - share) * max(alike, 0.0))
+    known_mean = share + (1 - share) * max(alike, 0.0)
+    units = replace(units, known_mean=known_mean, phases=_phases(layer))
     common = float(shared.mean()) + bias.mean**2
     return fresh(signal.shape, mean + bias.mean, second, common, units)
 
@@ -156,12 +157,17 @@ def _units(wander: Wander, fan_in: float, width: float, bias_share: float) -> Un
     """Draw units of which a share of the second moment is their bias, known and common to all."""
     rest = 1 - bias_share
     mixed = wander.mapped(lambda likeness: rest * likeness + bias_share).scaled(rest)
-    mixed = replace(mixed, noise=mixed.noise * rest * rest)
+    mixed = replace(mixed, noise=mixed.noise * rest * rest, lengths=mixed.lengths * rest * rest)
     return Units(mixed, width, 2 * rest * rest / fan_in + 2 * bias_share * bias_share)
 
 
 def _width(layer: Any) -> int:
     return layer.out_channels if isinstance(layer, _ConvNd) else int(fans(layer).fan_out)
+
+
+def _phases(layer: Any) -> float:
+    """Count the sets of weights of one unit: a strided transposed convolution takes turns."""
+    return layer.weight.numel() / _width(layer) / fans(layer).fan_in
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -177,6 +183,7 @@ class _Windows:
         self.layer.groups = self.layer.in_channels = self.layer.out_channels = 1
         self.sizes = sizes
         self.channels = layer.in_channels
+        self.phases = _phases(layer)
 
     def of(self, numbers: Tensor) -> Tensor:
         """Add up a map: (*map) to (*map of the output)."""
@@ -205,8 +212,11 @@ class _Windows:
         noise, lengths = wander.noise * kept, wander.lengths * kept
         return replace(averaged, noise=noise, lengths=lengths, share=min(share, 1.0))
 
-    def alike(self, maps: Tensor) -> float | None:
-        """Return tr(Σ²)/tr(Σ)², Σ the second moments of what windows see; None if that is long.
+    def alike(self, maps: Tensor) -> tuple[float, float] | None:
+        """Return mean likeness of what windows see, and of its square; None if that is long.
+
+        Of windows that meet the same weights; with Σ their second moments, the latter is
+        tr(Σ²)/tr(Σ)².
 
         Args:
             maps: the model's own input, shape (inputs·channels, *map).
@@ -220,8 +230,10 @@ class _Windows:
         windows = picked.forward(maps[:, None]).flatten(2)  # (inputs·channels, seen, places)
         windows = windows.reshape(-1, channels * seen, windows.shape[-1])
         points = windows.transpose(1, 2).reshape(-1, channels * seen)
-        sigma = points.T @ points
-        return float(sigma.square().sum()) / (float(sigma.trace()) ** 2 or 1.0)
+        sigma, center = points.T @ points, points.sum(0)
+        trace = float(sigma.trace()) or 1.0
+        mean, square = float(center @ center) / trace / len(points), float(sigma.square().sum())
+        return self.phases * mean, self.phases * square / trace**2
 
     def _map(self, likeness: Tensor) -> Tensor:
         """Give likeness a map if it has none."""
@@ -229,16 +241,18 @@ class _Windows:
         return likeness.expand(len(likeness), *self.sizes)
 
 
-def _exact(wander: Wander, alike: float | None) -> Wander:
-    """Spread the likeness of different points so that its mean square is the one that is known."""
+def _exact(wander: Wander, alike: tuple[float, float] | None) -> Wander:
+    """Give the likeness of different points the mean, and the mean square, that are known."""
     if alike is None or wander.share >= 1:
         return wander
-    itself = wander.share * float(wander.same.clamp_min(0).square().mean())
-    mean, var = float(wander.far.mean()), float(wander.far.var(correction=0))
-    wanted = max((alike - itself) / (1 - wander.share) - mean * mean, 0.0)
-    if not var:
-        return wander
-    return replace(wander, far=mean + (wander.far - mean) * math.sqrt(wanted / var))
+    same, rest = wander.same.clamp_min(0), 1 - wander.share
+    mean, square = (
+        (known - wander.share * float((same**power).mean())) / rest
+        for power, known in enumerate(alike, start=1)
+    )
+    far = wander.far - wander.far.mean()
+    var, wanted = float(far.square().mean()), max(square - mean * mean, 0.0)
+    return replace(wander, far=mean + far * math.sqrt(wanted / var if var else 0.0))
 
 
 def _seen_by_groups(wander: Wander, groups: int) -> Wander:

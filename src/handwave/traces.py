@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Probability with which a band holds.
+COVERAGE = 0.99
+
+
 @dataclass(frozen=True)
 class Layer:
     """Say what one call of one layer did to the signal: a row of a `Trace`.
@@ -78,7 +82,7 @@ class Trace:
     """
 
     layers: tuple[Layer, ...]
-    coverage: float = 0.99
+    coverage: float = COVERAGE
 
     def __len__(self) -> int:
         return len(self.layers)

@@ -139,9 +139,8 @@ def _scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
         fresh = not prior or (node.parts is not None and flow.normed(node.number))
         first = node if fresh else max((c.start for c in prior), key=lambda n: n.signal.rms)
         chain = chains[node.number] = _Chain(first, any(c.told for c in prior) and not fresh)
-        behind = flow.behind(node)
-        added = not node.parts and any(n.parts for n in behind)
-        if chain.told or node.number in spoilt or added or _normalized_next(behind):
+        added = not node.parts and any(n.parts for n in flow.behind(node))
+        if chain.told or node.number in spoilt or added or flow.rescued(node):
             continue
         word = _left(_sizes(node.signal, node.units), _sizes(first.signal, first.units))
         if (word == "vanishes" and node.number in inside) or (
@@ -235,10 +234,6 @@ def _last_layer(flow: Flow, node: Node) -> Node:
         layers = [n for n in flow.before(node) if n.multiplies]
         node = layers[-1] if layers else flow.nodes[max(node.sources)]
     return node
-
-
-def _normalized_next(behind: list[Node]) -> bool:
-    return bool(behind) and all(node.normalizes for node in behind)
 
 
 def _sizes(moments: Moments, units: float) -> tuple[float, float]:

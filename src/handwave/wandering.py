@@ -61,6 +61,13 @@ class Wander:
         longer = float((self.same.clamp_min(0) ** power).mean())
         return self.share * float(fn(one)) * longer + (1 - self.share) * float(fn(self.far).mean())
 
+    @property
+    def unlike(self) -> float:
+        """Return the relative variance of a point's square length, over points and draws."""
+        at_one_place = self.same / self.same.mean(0).clamp_min(1e-9)
+        over_points = float(at_one_place.var(0, correction=0).mean())
+        return over_points + self.lengths + self.cumulants[1]
+
     def scaled(self, slope: float) -> "Wander":
         """Put a power law behind the second moment: its log is multiplied."""
         first, second, third = self.cumulants
@@ -99,10 +106,10 @@ class Wander:
 CLASSES = ("same", "far", "aligned", "near")
 
 
-def one_input(cumulants: Cumulants = (0.0, 0.0, 0.0)) -> Wander:
+def one_input() -> Wander:
     """Assume nothing about the inputs: as alike as can be, which wanders most."""
     one = torch.ones(1, dtype=torch.float64)
-    return Wander(one, one, one, one, 1.0, cumulants=cumulants)
+    return Wander(one, one, one, one, 1.0)
 
 
 def _log_gamma(variance: float) -> Cumulants:
@@ -194,12 +201,16 @@ class Shaping:
 
     @property
     def tilt(self) -> float:
-        """Return the share of the spread that one mean likeness makes: f² is no even function."""
-        return float(self.squares[1]) / self.second**2 / (1 - self.mean_share)
+        """Return the spread that a mean correlation of 1 makes: f² is no even function."""
+        return float(self.squares[1]) / self.second**2
 
     def correlation(self, likeness: Tensor) -> Tensor:
         """Take the mean out of a likeness of the z."""
-        return ((likeness - self.mean_share) / (1 - self.mean_share)).clamp(-1, 1)
+        return self._unbounded(likeness).clamp(-1, 1)
+
+    def _unbounded(self, likeness: Tensor) -> Tensor:
+        """Return correlations times lengths: of points longer than others, beyond 1."""
+        return (likeness - self.mean_share) / (1 - self.mean_share)
 
     def product(self, rho: float) -> float:
         """Return E[f(z_a)f(z_b)]."""
@@ -211,9 +222,10 @@ class Shaping:
 
     def spread(self, old: Tensor, noise: float) -> Tensor:
         """Return Cov(f(z_a)², f(z_b)²)/E[f²]²; the likeness itself is off by the noise."""
-        rho = self.correlation(old)
+        whole, rho = self._unbounded(old), self.correlation(old)
         bent = _series(_derivative(_derivative(self.squares)), rho) / (1 - self.mean_share) ** 2
-        covariance = _series(self.squares, rho) - self.squares[0] + bent * noise / 2
+        longer = self.squares[1] * (whole - rho) + self.squares[2] * (whole**2 - rho**2)
+        covariance = _series(self.squares, rho) - self.squares[0] + bent * noise / 2 + longer
         return covariance / self.second**2
 
     def steepness(self, old: Tensor) -> Tensor:
@@ -239,13 +251,15 @@ class Units:
         known: of the relative variance 2·mean(likeness²) of one unit, what is known beforehand:
             the weights' own mean square explains 2/fan_in, that of a bias its part.
         known_mean: of the mean likeness, likewise: the weights' own mean explains the part that
-            all units of an input have in common.
+            all units of an input have in common, and a bias its part.
+        phases: sets of weights that a unit has, each for its own share of the points.
     """
 
     wander: Wander
     count: float
     known: float
     known_mean: float = 0.0
+    phases: float = 1.0
 
     def through(self, shaping: Shaping) -> Wander:
         """Follow f(z) for all units z; relative variance mean(Cov(f_a², f_b²))/E[f²]²/count."""
@@ -254,9 +268,8 @@ class Units:
         before = self.wander
         power = 2 * shaping.slope
         spread = before.mean(lambda likeness: shaping.spread(likeness, before.noise), power)
-        known = shaping.slope**2 * self.known + shaping.tilt * self.known_mean
-        fresh = max(spread - known, _UNKNOWN_AT_LEAST * spread) / self.count
-        after = before.scaled(shaping.slope).plus(fresh)
+        fresh = max(spread - self._explained(shaping), _UNKNOWN_AT_LEAST * spread)
+        after = before.scaled(shaping.slope).plus(fresh / self.count / self.phases)
         # Var(f_a·f_b) = 1 + spread − likeness², less what all pairs have in common.
         alike = before.mean(lambda likeness: shaping.likeness(likeness).square(), power)
         steep = before.mean(lambda likeness: shaping.steepness(likeness).square())
@@ -267,6 +280,16 @@ class Units:
         lengths = shaping.slope**2 * before.lengths + max(alone - spread, 0.0) / self.count
         noise = min(max(noise, 0.0), 1.0)
         return replace(shaped, same=same / same.mean(), noise=noise, lengths=lengths)
+
+    def _explained(self, shaping: Shaping) -> float:
+        """Return what is known beforehand of the relative variance of one unit's f(z)².
+
+        Likeness is share + (1 − share)·ρ, share that of the mean of z, which wanders nowhere.
+        """
+        share = shaping.mean_share
+        mean = max(self.known_mean - share, 0.0)
+        square = max(self.known / 2 - share * share - 2 * share * mean, 0.0)
+        return 2 * shaping.slope**2 * square / (1 - share) ** 2 + shaping.tilt * mean / (1 - share)
 
 
 def _series(terms: Tensor, rho: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """How to draw weights that keep a signal."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -99,10 +99,33 @@ def _fans_of_layer(layer: nn.Module) -> tuple[float, float] | None:
     if isinstance(layer, nn.Bilinear):
         first, second, out = layer.in1_features, layer.in2_features, layer.out_features
         return first * second, 2 * first * second * out / (first + second)
-    # transformers' linear layer with the weight (in, out), which GPT-2 is made of.
-    if hasattr(layer, "nf") and _is_called(layer, "Conv1D") and isinstance(layer.weight, Tensor):
+    if is_conv1d(layer) and isinstance(layer.weight, Tensor):
         return layer.weight.shape[0], layer.weight.shape[1]
     return None
+
+
+def known_fans(layer: nn.Module) -> Fans | None:
+    """Count as `fans` does; None for what is no layer with one weight."""
+    try:
+        return fans(layer)
+    except ValueError:
+        return None
+
+
+def is_conv1d(layer: nn.Module) -> bool:
+    """Know transformers' linear layer with the weight (in, out), which GPT-2 is made of."""
+    return hasattr(layer, "nf") and _is_called(layer, "Conv1D")
+
+
+def by_unit(layer: nn.Module, weight: Tensor) -> Tensor:
+    """Lay out a layer's weight as (groups, units of a group, weights of a unit)."""
+    groups: Any = getattr(layer, "groups", 1)
+    if is_conv1d(layer):
+        weight = weight.T
+    if isinstance(layer, _ConvNd) and layer.transposed:  # (in, units of a group, *kernel)
+        parts = weight.reshape(groups, -1, *weight.shape[1:])
+        return parts.transpose(1, 2).flatten(2)
+    return weight.reshape(groups, -1, weight.shape[1:].numel())
 
 
 def _is_called(module: nn.Module, name: str) -> bool:
