@@ -14,6 +14,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from handwave_site import notebooks, serving, settings
+from handwave_site.downloads import Downloads
 from handwave_site.mathml import MathRenderer
 from handwave_site.pages import Course, bring_up_to_date
 from handwave_site.rendering import SiteExtension
@@ -83,10 +84,11 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
         self.extension.page = Path(str(page.file.abs_src_path))
 
     def on_page_content(self, html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-        """Take an example's page into the site's own style."""
+        """Take an example's page into the site's own style; offer a lesson as a notebook."""
         if page.file.src_uri.endswith(".ipynb"):
             return notebooks.finish(html, page.file, files, self.settings)
-        return html
+        cache = self.settings.cache / "downloads"
+        return Downloads(self.course, files, cache, config.site_url or "").offer(html, page.file)
 
     def on_post_build(self, *, config: MkDocsConfig) -> None:
         """Fail the build for what only rendering could find."""
