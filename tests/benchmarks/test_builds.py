@@ -39,7 +39,7 @@ def build(folder: Path, config: str = "mkdocs.yml") -> float:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    for name in ("docs", "examples", "src"):
+    for name in ("docs", "examples", "includes", "src"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "mkdocs.yml", folder)
     return folder
