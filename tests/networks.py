@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,15 +35,15 @@ def stack(widths: list[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequen
     return nn.Sequential(*layers[:-1])
 
 
-def relu_mlp(depth: int = 6, width: int = 96) -> tuple[nn.Sequential, torch.Tensor]:
+def relu_mlp(depth: int = 6, width: int = 96) -> tuple[Any, torch.Tensor]:
     return stack([width] * (depth + 1)), torch.randn(64, width)
 
 
-def tanh_mlp(depth: int = 6, width: int = 96) -> tuple[nn.Sequential, torch.Tensor]:
+def tanh_mlp(depth: int = 6, width: int = 96) -> tuple[Any, torch.Tensor]:
     return stack([width] * (depth + 1), nn.Tanh), torch.randn(64, width)
 
 
-def conv_net(depth: int = 5, width: int = 24) -> tuple[nn.Sequential, torch.Tensor]:
+def conv_net(depth: int = 5, width: int = 24) -> tuple[Any, torch.Tensor]:
     """Convolutions with circular padding, so that edges lose nothing."""
     layers: list[nn.Module] = []
     for place in range(depth):
@@ -91,7 +92,12 @@ def encoder(blocks: int = 3, width: int = 48) -> tuple[nn.Module, torch.Tensor]:
     return Encoder(blocks, width), torch.randn(16, 12, width)
 
 
-HEALTHY = {"relu": relu_mlp, "tanh": tanh_mlp, "conv": conv_net, "encoder": encoder}
+HEALTHY: dict[str, Callable[..., Any]] = {
+    "relu": relu_mlp,
+    "tanh": tanh_mlp,
+    "conv": conv_net,
+    "encoder": encoder,
+}
 
 
 def lecun(layer: Any) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
@@ -12,21 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+import networks as nets
+import test_restoration as restoration
 from handwave import audit
-from handwave.auditing import Finding
-
-
-def load(name: str) -> Any:
-    """Test modules are imported one by one, without a package around them."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-nets, restoration = load("networks"), load("test_restoration")
+from handwave.reports import Finding
 
 
 def spoilt(kind, place, factor, **options):

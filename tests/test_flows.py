@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-# Test modules are imported one by one, without a package around them.
-_spec = importlib.util.spec_from_file_location("networks", Path(__file__).with_name("networks.py"))
-assert _spec
-assert _spec.loader
-nets = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(nets)
+import networks as nets
 
 X = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,15 +18,9 @@ from transformers import (
     ResNetForImageClassification,
 )
 
+import networks as nets
 from handwave import audit, mlp
 from handwave.stacks import Residual
-
-# Test modules are imported one by one, without a package around them.
-_spec = importlib.util.spec_from_file_location("networks", Path(__file__).with_name("networks.py"))
-assert _spec
-assert _spec.loader
-nets = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(nets)
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.Softplus, nn.Mish]
 

@@ -1,22 +1,12 @@
 """Each layer's law, against draws of its weights; false-alarm rate of a test: 1e-6."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 import handwave as hw
+from draws import draw, off
 from handwave.stacks import Residual
-
-# Test modules are imported one by one, without a package around them.
-_spec = importlib.util.spec_from_file_location("draws", Path(__file__).with_name("draws.py"))
-assert _spec
-assert _spec.loader
-_draws = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_draws)
-draw, off = _draws.draw, _draws.off
 
 WIDTH, BATCH, DRAWS = 128, 8, 200
 

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
+import networks as nets
 from handwave import audit
-
-# Test modules are imported one by one, without a package around them.
-_spec = importlib.util.spec_from_file_location("networks", Path(__file__).with_name("networks.py"))
-assert _spec
-assert _spec.loader
-nets = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(nets)
 
 SEEDS = range(2)
 

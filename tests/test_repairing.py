@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,16 +12,11 @@ from torch.nn.utils import parametrizations, prune
 from transformers import GPT2Config, GPT2LMHeadModel, ResNetConfig, ResNetForImageClassification
 from transformers.pytorch_utils import Conv1D
 
+import repaired
 from handwave import Moments, measure, mlp
 from handwave.repairing import repair_
 from handwave.stacks import Residual
 
-# Test modules are imported one by one, without a package around them.
-_spec = importlib.util.spec_from_file_location("repaired", Path(__file__).with_name("repaired.py"))
-assert _spec
-assert _spec.loader
-repaired = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(repaired)
 held, notes, Shared = repaired.held, repaired.notes, repaired.Shared
 
 X, IMAGES, IDS = repaired.X, repaired.IMAGES, repaired.IDS

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +10,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
+import repaired
 from handwave import measure, mlp
 from handwave.repairing import repair_
 
-# Test modules are imported one by one, without a package around them.
-_spec = importlib.util.spec_from_file_location("repaired", Path(__file__).with_name("repaired.py"))
-assert _spec
-assert _spec.loader
-repaired = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(repaired)
 held, notes, Shared = repaired.held, repaired.notes, repaired.Shared
 
 X, IMAGES, IDS = repaired.X, repaired.IMAGES, repaired.IDS

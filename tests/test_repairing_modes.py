@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
+import repaired
 from handwave import measure, mlp
 from handwave.repairing import repair_
 
-# Test modules are imported one by one, without a package around them.
-_spec = importlib.util.spec_from_file_location("repaired", Path(__file__).with_name("repaired.py"))
-assert _spec
-assert _spec.loader
-repaired = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(repaired)
 held, notes, Shared = repaired.held, repaired.notes, repaired.Shared
 
 X = repaired.X

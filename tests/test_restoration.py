@@ -1,9 +1,7 @@
 """Restoration: whatever a run may change is afterwards what it was before, bit for bit."""
 
-import importlib.util
 import math
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+import zoo
 from handwave import measure
 from handwave.running import floating, rows
-
-# Test modules are imported one by one, without a package around them.
-_spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
-assert _spec
-assert _spec.loader
-zoo = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(zoo)
 
 
 def bits(tensor):
