@@ -88,7 +88,7 @@ class Encoder(nn.Sequential):
         super().__init__(*parts, nn.LayerNorm(width), drawn(nn.Linear(width, 10)))
 
 
-def encoder(blocks: int = 3, width: int = 48) -> tuple[nn.Module, torch.Tensor]:
+def encoder(blocks: int = 3, width: int = 48) -> tuple[Any, torch.Tensor]:
     return Encoder(blocks, width), torch.randn(16, 12, width)
 
 
