@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from handwave.auditing import Report, audit
+from handwave.auditing import audit
 from handwave.loading import (
     CouldNotTellError,
     calling,
@@ -22,6 +22,7 @@ from handwave.loading import (
     find_model,
     read_inputs,
 )
+from handwave.reports import Report
 
 _HEALTHY, _FAILURES, _COULD_NOT_TELL, _INTERRUPTED = 0, 1, 2, 130
 
