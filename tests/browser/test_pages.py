@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -109,3 +110,30 @@ def test_the_palette_button_changes_the_figures_too(
     page.wait_for_timeout(400)
     assert figure.screenshot() != before
     assert not complaints
+
+
+def test_no_figure_cuts_its_text_off(browser: Browser, origin: str, built_site: Path) -> None:
+    page = browser.new_page()
+    cut = []
+    for path in sorted(built_site.glob("figures/**/*.svg")):
+        page.goto(f"{origin}/{path.relative_to(built_site).as_posix()}")
+        cut += page.evaluate(
+            """() => {
+                const all = document.documentElement.getBoundingClientRect();
+                return [...document.querySelectorAll("text")].filter(text => {
+                    const box = text.getBoundingClientRect();
+                    return box.left < all.left - 1 || box.right > all.right + 1
+                        || box.top < all.top - 1 || box.bottom > all.bottom + 1;
+                }).map(text => `${location.pathname}: ${text.textContent}`);
+            }"""
+        )
+    page.close()
+    assert not cut
+
+
+def test_the_cheat_sheet_prints_on_one_page(browser: Browser, origin: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{origin}/cheat-sheet/", wait_until="networkidle")
+    printed = page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom"), "10mm"))
+    page.close()
+    assert re.findall(rb"/Count (\d+)", printed) == [b"1"]
