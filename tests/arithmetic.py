@@ -53,6 +53,13 @@ ARITHMETIC: dict[str, dict[str, float]] = {
         "0.399": (2 * math.pi) ** -0.5,
         "3 × 10⁻¹⁶": 6.0**-20,
     },
+    "13-precision.md": {
+        "9.5": math.log(65504) / math.log(3.2),
+        "8.3": math.log(65504 / 4) / math.log(3.2),
+        "60.8": math.log(65504) / math.log(1.2),
+        "7.6": math.log(4) / math.log(1.2),
+        "53.2": math.log(65504 / 4) / math.log(1.2),
+    },
     "notation.md": {
         "3.4 × 10³⁸": (2 - 2**-23) * 2.0**127,
         "1.8 × 10³⁰⁸": 1.7976931348623157e308,

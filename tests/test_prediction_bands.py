@@ -141,7 +141,7 @@ def with_bias(layer, mean, std):
 
 
 # A bias of a mean is known, and wanders nowhere; its units stand around another place of a ReLU.
-BIASES = pytest.mark.parametrize(("mean", "std"), [(0, 0.1), (0.2, 0), (0.1, 0.1), (-0.2, 0.1)])
+BIASES = pytest.mark.parametrize(("mean", "std"), [(0, 0.1), (0.2, 0), (-0.1, 0.1)])
 
 
 @BIASES
@@ -154,11 +154,11 @@ def test_a_band_of_a_first_convolution_fits_white_noise(first, mean, std):
     # All that weights of known moments leave to chance is a thirtieth of what they would else.
     first = with_bias(first(padding=1), mean, std)
     model = lecun(first, nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
-    check(draw(model, batch(8, 3, 12, 12), DRAWS, again=redraw), [0, 1, 2])
+    check(draw(model, batch(4, 3, 8, 8), DRAWS, again=redraw), [0, 1, 2])
 
 
 @BIASES
 @pytest.mark.parametrize("of_inputs", [0, 1])
 def test_a_band_behind_a_bias_fits(mean, std, of_inputs):
     model = lecun(with_bias(nn.Linear(27, 64), mean, std), nn.ReLU(), nn.Linear(64, 64), nn.Tanh())
-    check(draw(model, of_inputs + batch(1000, 27), DRAWS, again=redraw), range(4))
+    check(draw(model, of_inputs + batch(256, 27), DRAWS, again=redraw), range(4))
