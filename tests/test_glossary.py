@@ -16,7 +16,7 @@ NOTATION = (ROOT / "docs/notation.md").read_text(encoding="utf-8")
 
 def test_every_tooltip_is_explained_on_the_notation_page() -> None:
     text = NOTATION.lower()
-    forms = {term: {term.lower(), term.lower().removesuffix("s")} for term in TERMS}
+    forms = {term: {term.lower().removesuffix(end) for end in ("", "s", "es")} for term in TERMS}
     assert not [term for term, known in forms.items() if not any(form in text for form in known)]
 
 
