@@ -134,6 +134,6 @@ def test_no_figure_cuts_its_text_off(browser: Browser, origin: str, built_site: 
 def test_the_cheat_sheet_prints_on_one_page(browser: Browser, origin: str) -> None:
     page = browser.new_page()
     page.goto(f"{origin}/cheat-sheet/", wait_until="networkidle")
-    printed = page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom"), "10mm"))
+    printed = page.pdf(format="A4", margin={"top": "10mm", "bottom": "10mm"})
     page.close()
     assert re.findall(rb"/Count (\d+)", printed) == [b"1"]
