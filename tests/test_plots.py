@@ -287,3 +287,8 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r'not installed: pip install "handwave\[plot\]"'):
         by_layer({"a": [1.0]})
+
+
+def test_a_notebook_shows_a_figure_although_nobody_imported_pyplot():
+    picture = by_layer({"measured": [1.0, 2.0]})._repr_png_()  # type: ignore[attr-defined]
+    assert picture.startswith(b"\x89PNG")

@@ -1,8 +1,10 @@
 """Draw numbers by layer: plain sequences in, a Figure out."""
 
+import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,7 +95,16 @@ def _new_axes() -> "Axes":
         raise ImportError(
             'drawing needs matplotlib, which is not installed: pip install "handwave[plot]"'
         ) from error
-    return Figure(layout="constrained").subplots()
+    figure = Figure(layout="constrained")
+    # A notebook shows it, also where nobody has imported pyplot, which teaches notebooks to.
+    figure.__dict__["_repr_png_"] = partial(_png, figure)
+    return figure.subplots()
+
+
+def _png(figure: "Figure") -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
 
 
 def _is_prediction(label: str) -> bool:
