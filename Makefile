@@ -39,11 +39,13 @@ update: setup  ## run the blocks and rewrite the output fences of the pages
 bench: setup  ## measure speed, as ratios within one run
 	$(BIN)/pytest tests/benchmarks --override-ini addopts= --capture=no
 
-# Every output is the same on every processor: run all blocks, uncached, under each.
+# Every output is the same on every processor: run all blocks, uncached, under each kind, of
+# torch's own kernels and of oneDNN's, which multiply half precision in hardware where there is some.
 levels: setup  ## run all blocks under each CPU capability, with 1 and 2 threads, uncached
-	@set -e; for level in default avx2 avx512; do for threads in 1 2; do \
-	  echo "ATEN_CPU_CAPABILITY=$$level OMP_NUM_THREADS=$$threads"; \
-	  ATEN_CPU_CAPABILITY=$$level OMP_NUM_THREADS=$$threads \
+	@set -e; for level in default:SSE41 avx2:AVX2 avx512:AVX512_CORE avx512:ALL; do \
+	  for threads in 1 2; do \
+	    export ATEN_CPU_CAPABILITY=$${level%:*} ONEDNN_MAX_CPU_ISA=$${level#*:} OMP_NUM_THREADS=$$threads; \
+	    echo "ATEN_CPU_CAPABILITY=$$ATEN_CPU_CAPABILITY ONEDNN_MAX_CPU_ISA=$$ONEDNN_MAX_CPU_ISA OMP_NUM_THREADS=$$threads"; \
 	    $(BIN)/python -m handwave_site run --no-cache $(PAGES); \
 	done; done
 

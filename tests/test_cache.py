@@ -71,7 +71,7 @@ def test_the_stamp_is_the_same_wherever_the_folder_stands(source: Path, tmp_path
     assert stamp([source.rename(tmp_path / "elsewhere")]) == before
 
 
-@pytest.mark.parametrize("name", ["ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS"])
+@pytest.mark.parametrize("name", ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS"])
 def test_the_processors_settings_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(name, raising=False)
     before = stamp([])

@@ -3,7 +3,7 @@
 A key is made of the block's text and of everything else that a result depends on: every file of
 the watched source folders, the versions of Python, torch, numpy and matplotlib, the code that
 runs blocks, and the processor. Nothing here imports torch: what decides its CPU capability (the
-processor's flags and ATEN_CPU_CAPABILITY) goes into the key as it is.
+processor's flags and two variables) goes into the key as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from pathlib import Path
 
 _PACKAGES = ("torch", "numpy", "matplotlib")
 _OURS = ("runner.py", "sandbox.py", "warm.py", "svg.py", "cache.py")
-_ENVIRONMENT = ("ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_ENVIRONMENT = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)
 _KEEP_DAYS = 30
 _DAY_S = 86_400
 
