@@ -5,7 +5,7 @@ PAGES := docs README.md CONTRIBUTING.md
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve site test lint update bench levels clean
+.PHONY: help setup serve site test lint update bench lighthouse levels clean
 
 help:  ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -38,6 +38,9 @@ update: setup  ## run the blocks and rewrite the output fences of the pages
 
 bench: setup  ## measure speed, as ratios within one run
 	$(BIN)/pytest tests/benchmarks --override-ini addopts= --capture=no
+
+lighthouse: setup  ## build the site and measure it in Chromium with Lighthouse, which npx brings
+	$(BIN)/python tests/lighthouse.py
 
 # Every output is the same on every processor: run all blocks, uncached, under each kind, of
 # torch's own kernels and of oneDNN's, which multiply half precision in hardware where there is some.
