@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ class Renderer:
         self.wrong: list[tuple[str, str]] = []
         report = lambda tex, message: self.wrong.append((tex, message))  # noqa: E731
         self.extension = SiteExtension(MathRenderer(folder / "math"), report)
-        self.extension.page = folder / "page.md"
+        self.extension.begin(folder / "page.md")
         arithmatex = {"pymdownx.arithmatex": {"generic": True}}
         self.markdown = Markdown(
             extensions=["pymdownx.arithmatex", self.extension], extension_configs=arithmatex
@@ -40,6 +41,21 @@ def test_a_figure_says_its_size(render: Renderer) -> None:
     assert 'width="442"' in html
     assert 'height="278"' in html
     assert 'class="figure"' in html
+
+
+def test_a_picture_alone_is_a_numbered_figure_that_opens_large(render: Renderer) -> None:
+    html = render("![a line](figures/page/a.svg)\n\nWords.\n\n![b](figures/page/a.svg)")
+    assert html.count('<figure><a class="opens" href="figures/page/a.svg"><img alt="a line"') == 1
+    assert re.findall("<figcaption>(.*?)</figcaption>", html) == [
+        "Figure 1, drawn by the block above",
+        "Figure 2, drawn by the block above",
+    ]
+
+
+def test_a_picture_among_words_has_a_size_and_no_caption(render: Renderer) -> None:
+    html = render("See ![a line](figures/page/a.svg) here.")
+    assert 'width="442"' in html
+    assert "figcaption" not in html
 
 
 def test_a_picture_that_is_not_ours_stays_as_it_is(render: Renderer) -> None:

@@ -46,11 +46,11 @@ class Downloads:
     cache: Path
     site: str
 
-    def offer(self, html: str, file: File) -> str:
-        """Write a page's notebook beside it, and link it under the page's title."""
+    def offer(self, file: File) -> str:
+        """Write a page's notebook beside it; return a link to it, or nothing without one."""
         page, entries = self._ran(Path(str(file.abs_src_path)))
         if page is None:
-            return html
+            return ""
         folder = posixpath.dirname(file.src_uri)
 
         def resolve(link: str) -> str:
@@ -61,8 +61,7 @@ class Downloads:
         name = f"{page.path.stem}.ipynb"
         target = Path(str(file.abs_dest_path)).with_name(name)
         write_atomically(target, notebook(page, entries, self.cache, resolve))
-        words = f'<p class="download"><a download href="{name}">Download as a notebook</a></p>'
-        return html.replace("</h1>", f"</h1>\n{words}", 1)
+        return f'<a download href="{name}">download as a notebook</a>'
 
     def _ran(self, source: Path) -> tuple[Page | None, list[Entry]]:
         page = next((p for p in self.course.pages if p.path.resolve() == source.resolve()), None)

@@ -7,10 +7,12 @@ import html as text
 import re
 from collections.abc import Iterator, Mapping
 from itertools import groupby
+from xml.etree.ElementTree import Element, tostring
 
 from lxml import html as parser
 
 from handwave_site import svg
+from handwave_site.rendering import make_figure
 
 _DATA = "data:image/svg+xml;base64,"
 _CELL = "cell-id="
@@ -81,10 +83,10 @@ def _figure(output: parser.HtmlElement, cell: str, alt: str, figures: dict[str, 
         raise ValueError(f'{cell} draws; say what is to be seen: # %% alt="…"')
     source = output.xpath(".//img/@src")[0]
     picture = svg.two_schemes(base64.b64decode(source.removeprefix(_DATA)))
-    name = f"figure-{len(figures) + 1}.svg"
-    figures[name] = picture
-    width, height = svg.size(picture)
-    return (
-        f'<p><img alt="{text.escape(alt)}" class="figure" height="{height}" src="{name}"'
-        f' width="{width}"></p>'
-    )
+    number = len(figures) + 1
+    figures[f"figure-{number}.svg"] = picture
+    shown = Element("figure")
+    width, height = map(str, svg.size(picture))
+    size = {"class": "figure", "width": width, "height": height}
+    make_figure(shown, Element("img", size, alt=alt, src=f"figure-{number}.svg"), number)
+    return tostring(shown, encoding="unicode", method="html")

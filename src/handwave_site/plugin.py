@@ -13,12 +13,16 @@ from mkdocs.plugins import BasePlugin, event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from handwave_site import notebooks, serving, settings
+from handwave_site import bylines, markup, notebooks, pictures, policy, serving, settings
+from handwave_site.cache import write_atomically
 from handwave_site.downloads import Downloads
 from handwave_site.mathml import MathRenderer
 from handwave_site.pages import Course, bring_up_to_date
 from handwave_site.rendering import SiteExtension
 from handwave_site.runner import Runner
+
+THEME = Path(__file__).with_name("theme")
+MATH_STYLES = "assets/handwave_site/math.css"
 
 log = logging.getLogger("mkdocs.plugins.handwave_site")
 
@@ -41,6 +45,9 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
         except (OSError, ValueError) as error:
             raise Abort(str(error)) from None
         self.errors: list[str] = []
+        if config.theme.name == "material":
+            config.theme.dirs.insert(0, str(THEME))  # in front of its own
+        config.extra_css.append(MATH_STYLES)
         self.extension = SiteExtension(
             MathRenderer(self.settings.cache / "math"), self._report_formula
         )
@@ -59,16 +66,19 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
         try:
             docs = serving.shorten(Path(config.docs_dir))
             self.course = bring_up_to_date([docs], self.settings, self.runner)
+            self.pictures = pictures.draw(self.settings, self.runner)
         except (OSError, ValueError) as error:
             raise Abort(str(error)) from None
         self._tell(self.course)
 
     @event_priority(50)  # before mkdocs-jupyter looks for notebooks
     def on_files(self, files: Files, *, config: MkDocsConfig) -> Files:
-        """Add the examples."""
+        """Add the examples, and the pictures of the site as a whole."""
         root = str(notebooks.folder(self.settings))
         for uri in notebooks.bring_in(self.settings):
             files.append(File(uri, root, config.site_dir, config.use_directory_urls))
+        for uri, path in self.pictures.items():
+            files.append(File.generated(config, uri, abs_src_path=str(path)))
         return files
 
     def on_page_read_source(self, *, page: Page, config: MkDocsConfig) -> str | None:
@@ -80,20 +90,33 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
     def on_page_markdown(
         self, markdown: str, *, page: Page, config: MkDocsConfig, files: Files
     ) -> None:
-        """Tell the Markdown extension which page comes next."""
-        self.extension.page = Path(str(page.file.abs_src_path))
+        """Tell the Markdown extension which page comes next, and its neighbours what it asks."""
+        self.extension.begin(Path(str(page.file.abs_src_path)))
+        page.meta.setdefault("question", bylines.opening_question(markdown))
 
     def on_page_content(self, html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
         """Take an example's page into the site's own style; offer a lesson as a notebook."""
         if page.file.src_uri.endswith(".ipynb"):
-            return notebooks.finish(html, page.file, files, self.settings)
+            html = notebooks.finish(html, page.file, files, self.settings)
         cache = self.settings.cache / "downloads"
-        return Downloads(self.course, files, cache, config.site_url or "").offer(html, page.file)
+        downloads = Downloads(self.course, files, cache, config.site_url or "")
+        offer = downloads.offer(page.file)
+        byline = [f"{bylines.minutes(page.markdown or '')} min read", offer] if offer else []
+        return markup.with_copy_buttons(markup.with_byline(html, byline))
 
+    @event_priority(-100)  # after whatever else writes into the pages
     def on_post_build(self, *, config: MkDocsConfig) -> None:
-        """Fail the build for what only rendering could find."""
+        """Fail the build for what only rendering could find; put the policy into every page."""
+        site = Path(config.site_dir)
+        write_atomically(site / MATH_STYLES, self.extension.math.stylesheet().encode())
+        if self.config.policy:
+            # What `mkdocs serve` adds to each page to reload it, no policy would allow.
+            self.errors += policy.problems(site) if self.serving else policy.secure(site)
         if self.errors and not self.serving:
             raise Abort("\n".join(self.errors))
+        for error in self.errors:
+            log.warning(error)
+        self.errors = []
 
     def on_serve(
         self, server: LiveReloadServer, /, *, config: MkDocsConfig, builder: Any
@@ -118,5 +141,4 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
     def _report_formula(self, tex: str, message: str) -> None:
         assert self.extension.page is not None
         error = serving.locate(self.extension.page, tex, message)
-        log.warning(error)
         self.errors.append(error)

@@ -1,12 +1,13 @@
-"""What the site adds to Markdown: the size of each picture, and formulas as MathML."""
+"""What the site adds to Markdown: figures with their size and number, formulas as MathML."""
 
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement
 
 from markdown import Markdown
 from markdown.extensions import Extension
@@ -28,6 +29,11 @@ class SiteExtension(Extension):
         self.report = report
         self.page: Path | None = None
 
+    def begin(self, page: Path) -> None:
+        """Turn to another page."""
+        self.page = page
+        self.figures = itertools.count(1)
+
     def extendMarkdown(self, md: Markdown) -> None:
         """Register with Markdown, after inline parsing and before links are made relative."""
         md.treeprocessors.register(_Finish(md, self), "handwave_site", 5)
@@ -39,26 +45,27 @@ class _Finish(Treeprocessor):
         self.extension = extension
 
     def run(self, root: Element) -> None:
-        for element in root.iter():
-            if element.tag == "img":
-                self._size(element)
-            elif "arithmatex" in element.get("class", "").split():
+        for element in list(root.iter()):
+            if "arithmatex" in element.get("class", "").split():
                 self._formula(element)
+            elif element.tag == "p" and _is_a_picture(element) and self._size(element[0]):
+                image = element[0]
+                element.remove(image)
+                make_figure(element, image, next(self.extension.figures))
+            elif element.tag == "img":
+                self._size(element)
 
-    def _size(self, image: Element) -> None:
-        """Say a picture's size, so that the page does not jump when it arrives."""
+    def _size(self, image: Element) -> bool:
+        """Say a picture's size, so that the page does not jump when it arrives, if it is ours."""
         page, link = self.extension.page, image.get("src", "")
-        if page is None or not link.endswith(".svg"):
-            return
-        path = page.parent / link
-        if path.is_file():
-            try:
-                width, height = svg.size(path.read_text(encoding="utf-8"))
-            except ValueError:
-                return  # a picture of somebody else's making
-            image.set("width", str(width))
-            image.set("height", str(height))
-            image.set("class", f"{image.get('class', '')} figure".strip())
+        if page is None or not link.endswith(".svg") or not (page.parent / link).is_file():
+            return False
+        try:
+            width, height = svg.size((page.parent / link).read_text(encoding="utf-8"))
+        except ValueError:
+            return False  # a picture of somebody else's making
+        image.attrib.update({"class": "figure", "width": str(width), "height": str(height)})
+        return True
 
     def _formula(self, element: Element) -> None:
         tex = (element.text or "").strip()
@@ -71,3 +78,18 @@ class _Finish(Treeprocessor):
             self.extension.report(tex, str(error))
             return
         element.text = self.md.htmlStash.store(rendered)
+
+
+def _is_a_picture(paragraph: Element) -> bool:
+    """Tell a paragraph that holds one picture and no word."""
+    words = (paragraph.text or "") + "".join(child.tail or "" for child in paragraph)
+    return len(paragraph) == 1 and paragraph[0].tag == "img" and not words.strip()
+
+
+def make_figure(element: Element, image: Element, number: int) -> None:
+    """Turn an element into a numbered figure around an image, which a click opens large."""
+    element.tag = "figure"
+    link = image.get("src", "")
+    SubElement(element, "a", {"class": "opens", "href": link}).append(image)
+    origin = ", drawn by the block above" if "figure" in link else ""
+    SubElement(element, "figcaption").text = f"Figure {number}{origin}"

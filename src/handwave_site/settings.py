@@ -35,6 +35,10 @@ class Options(base.Config):
     """The look of the figures."""
     examples = config_options.Optional(config_options.Type(str))
     """The folder of py:percent files that mkdocs-jupyter renders."""
+    policy = config_options.Type(bool, default=False)
+    """Put a strict content security policy into every page."""
+    pictures = config_options.Optional(config_options.Type(str))
+    """A program that draws the site's icon and preview; they stand in its folder of the site."""
     cache_dir = config_options.Type(str, default=".cache/handwave_site")
 
 
@@ -48,6 +52,7 @@ class Settings:
     files: tuple[Path, ...]
     cache: Path
     examples: Path | None
+    pictures: Path | None = None
 
     def stamp(self) -> str:
         """Digest all that results depend on besides the blocks themselves."""
@@ -78,7 +83,8 @@ def from_options(options: Options, root: Path) -> Settings:
     )
     watch = tuple(root / folder for folder in options.watch)
     examples = None if options.examples is None else root / options.examples
-    return Settings(root, limits, watch, (matplotlibrc,), cache, examples)
+    pictures = None if options.pictures is None else root / options.pictures
+    return Settings(root, limits, watch, (matplotlibrc,), cache, examples, pictures)
 
 
 def _figure_style(own: Path | None) -> str:
