@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -184,23 +184,30 @@ def title(page: str) -> str:
 
 
 def complaints(reports: Reports) -> Iterator[str]:
-    """Name, for each category, every audit that does not pass, where that is, and one reason."""
+    """Name, for each category, every audit that does not pass, where, and how it is at worst."""
     for category in LOWEST:
         found = places(reports, category)
         yield f"\n{category}: {'not passing' if found else 'every audit passes'}"
         for name, there in found.items():
-            audit = next(iter(there.values()))
-            yield f"  {name}: {audit['title']}"
-            yield f"    {', '.join(there)}{reason(audit)}"
+            page, form = worst = min(there, key=lambda place: there[place]["score"] or 0)
+            yield f"  {name}: {there[worst]['title']}"
+            yield f"    {'everywhere' if len(there) == len(reports) else listed(there)}"
+            if words := reason(there[worst]):
+                yield f"    at worst, {title(page)} {form}: {words}"
 
 
-def places(reports: Reports, category: str) -> dict[str, dict[str, Report]]:
+def places(reports: Reports, category: str) -> dict[str, dict[tuple[str, str], Report]]:
     """Find the audits that do not pass in some run, by their id, by page and form factor."""
-    found: dict[str, dict[str, Report]] = {}
-    for (page, form), runs in reports.items():
+    found: dict[str, dict[tuple[str, str], Report]] = {}
+    for place, runs in reports.items():
         for audit in (audit for report in runs for audit in failing(report, category)):
-            found.setdefault(audit["id"], {}).setdefault(f"{title(page)} {form}", audit)
+            found.setdefault(audit["id"], {}).setdefault(place, audit)
     return found
+
+
+def listed(there: Iterable[tuple[str, str]]) -> str:
+    pages = {form: [title(page) for page, its in there if its == form] for form in FORMS}
+    return "; ".join(f"{form}: {', '.join(names)}" for form, names in pages.items() if names)
 
 
 def failing(report: Report, category: str) -> Iterator[Report]:
@@ -226,7 +233,7 @@ def reason(audit: Report) -> str:
     node = first.get("node") or {}
     said += [urlsplit(first.get("url") or "").path, node.get("selector"), node.get("explanation")]
     words = [re.sub(r"\s+", " ", word) for word in said if isinstance(word, str) and word]
-    return "".join(f"; {word}" for word in words)
+    return "; ".join(words)
 
 
 if __name__ == "__main__":

@@ -119,9 +119,13 @@ def _restyle(html: str, notebook: Path) -> RestyledPage:
     from handwave_site.jupyter_pages import restyle  # noqa: PLC0415 - lxml, only when it changed
 
     try:
-        return RestyledPage(*restyle(html, alts))
+        page, figures = restyle(html, alts)
     except ValueError as error:
         raise Abort(f"examples/{notebook.stem}.py: {error}") from None
+    # Without folders for pages, the examples' figures lie side by side.
+    for name in figures:
+        page = page.replace(f'"{name}"', f'"{notebook.stem}-{name}"')
+    return RestyledPage(page, {f"{notebook.stem}-{name}": figures[name] for name in figures})
 
 
 def _resolve(link: str, file: File, files: Files) -> str:

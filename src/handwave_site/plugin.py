@@ -22,6 +22,7 @@ from handwave_site.rendering import SiteExtension
 from handwave_site.runner import Runner
 
 THEME = Path(__file__).with_name("theme")
+WORKER = "assets/handwave_site/iframe-worker.js"
 MATH_STYLES = "assets/handwave_site/math.css"
 
 log = logging.getLogger("mkdocs.plugins.handwave_site")
@@ -47,6 +48,9 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
         self.errors: list[str] = []
         if config.theme.name == "material":
             config.theme.dirs.insert(0, str(THEME))  # in front of its own
+        offline = config.plugins.get("material/offline")
+        if offline is not None and offline.config.enabled:
+            config.extra.polyfills = [WORKER]  # lest it takes one from elsewhere
         config.extra_css.append(MATH_STYLES)
         self.extension = SiteExtension(
             MathRenderer(self.settings.cache / "math"), self._report_formula
