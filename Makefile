@@ -5,7 +5,7 @@ PAGES := docs README.md CONTRIBUTING.md
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve site test lint update bench lighthouse levels clean
+.PHONY: help setup serve site offline test lint update bench lighthouse levels clean
 
 help:  ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -23,6 +23,10 @@ serve: setup  ## run the blocks, build the site, serve it on http://127.0.0.1:80
 
 site: setup  ## build the site into ./site
 	$(BIN)/mkdocs build --strict
+
+offline: setup  ## build ./offline/handwave.zip, a copy to read from a folder, search included
+	OFFLINE=true $(BIN)/mkdocs build --strict --site-dir offline/handwave
+	cd offline && ../$(BIN)/python -m zipfile -c handwave.zip handwave
 
 lint: setup
 	$(BIN)/ruff check
@@ -53,5 +57,5 @@ levels: setup  ## run all blocks under each CPU capability, with 1 and 2 threads
 	done; done
 
 clean:  ## delete all that make made
-	rm -rf .venv .cache site docs/figures figures build src/*.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .cache site offline docs/figures figures build src/*.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

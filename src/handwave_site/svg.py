@@ -24,6 +24,8 @@ _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _REFERENCE = re.compile(r"(?<=url\(#)[^)]+(?=\))")
 _PAINT = ("fill", "stroke", "stop-color", "color")
 _PT_TO_PX = 96 / 72
+_DIGITS, _SUPERSCRIPTS = "0123456789−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"
+_DIGIT_WIDTH = 0.636  # of its font size
 
 
 def two_schemes(picture: bytes) -> str:
@@ -40,6 +42,8 @@ def two_schemes(picture: bytes) -> str:
         ValueError: it is not an SVG picture with a size.
     """
     root = _parse(picture)
+    for label in root.iter(f"{{{_SVG}}}text"):
+        _write_exponent_as_text(label)
     sheet = _StyleSheet()
     for element in list(root.iter()):
         _tidy(element, sheet)
@@ -65,6 +69,26 @@ def _parse(picture: bytes) -> Element:
     if root.tag != f"{{{_SVG}}}svg" or not (root.get("width") and root.get("height")):
         raise ValueError("not an SVG picture with a width and a height")
     return root
+
+
+def _write_exponent_as_text(label: Element) -> None:
+    """Write 10⁻³⁰ in characters of one size: matplotlib's small ones are too small on a phone."""
+    glyphs = [(float(glyph.get("y", "0")), glyph) for glyph in label]
+    if not glyphs or len({height for height, _ in glyphs}) != 2:
+        return
+    line = glyphs[0][0]
+    base = "".join(glyph.text or "" for height, glyph in glyphs if height == line)
+    raised = "".join(glyph.text or "" for height, glyph in glyphs if height < line)
+    last = label[-1]
+    if len(base + raised) != len(glyphs) or not set(raised) <= set(_DIGITS) or not raised:
+        return
+    small = float(_declarations(last.get("style", ""))["font-size"].removesuffix("px"))
+    right = float(last.get("x", "0")) + _DIGIT_WIDTH * small
+    style = f"{label[0].get('style')};text-anchor:end"
+    label.attrib.update({"x": f"{right:.2f}", "y": label[0].get("y", "0"), "style": style})
+    for _, glyph in glyphs:
+        label.remove(glyph)
+    label.text = base + raised.translate(str.maketrans(_DIGITS, _SUPERSCRIPTS))
 
 
 def _tidy(element: Element, sheet: _StyleSheet) -> None:
