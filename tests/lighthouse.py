@@ -49,7 +49,7 @@ class CannotMeasureError(Exception):
 
 def main(arguments: list[str]) -> int:
     """Measure, print, and return 1 where a median is out of bounds, 2 where nothing is measured."""
-    options = parsed(arguments)
+    options, load = parsed(arguments), os.getloadavg()[0]
     try:
         npx, chrome = find("npx"), os.environ.get("CHROME_PATH") or find(*BROWSERS)
         with ExitStack() as stack:
@@ -64,6 +64,8 @@ def main(arguments: list[str]) -> int:
         print(f"lighthouse: {error}", file=sys.stderr)
         return 2
     print("\n".join(table(reports)))
+    if load > 1:  # others' work, for ours had not begun
+        print(f"\nThis machine had a load of {load:.1f} already: performance may read too low.")
     print("\n".join(complaints(reports)))
     return 1 if any(out_of_bounds(medians(runs)) for runs in reports.values()) else 0
 
