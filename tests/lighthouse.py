@@ -140,11 +140,14 @@ def run(command: list[str], chrome: str) -> Report:
     return report
 
 
+def score(judged: Report) -> float:
+    """Read the score of a category or an audit, from 0 to 1; one that failed to run has none."""
+    return judged["score"] or 0
+
+
 def numbers(report: Report) -> dict[str, float]:
     """Take from one report what the table shows, in its order; 1 kB is 1000 bytes."""
-    scores: dict[str, float] = {
-        name: 100 * (report["categories"][name]["score"] or 0) for name in LOWEST
-    }
+    scores: dict[str, float] = {name: 100 * score(report["categories"][name]) for name in LOWEST}
     requests = report["audits"]["network-requests"]["details"]["items"]
     sizes = {request["url"]: request["transferSize"] / 1000 for request in requests}
     index = sum(size for url, size in sizes.items() if url.endswith("/search/search_index.json"))
@@ -191,7 +194,7 @@ def complaints(reports: Reports) -> Iterator[str]:
         found = places(reports, category)
         yield f"\n{category}: {'not passing' if found else 'every audit passes'}"
         for name, there in found.items():
-            page, form = worst = min(there, key=lambda place: there[place]["score"] or 0)
+            page, form = worst = min(there, key=lambda place: score(there[place]))
             yield f"  {name}: {there[worst]['title']}"
             yield f"    {'everywhere' if len(there) == len(reports) else listed(there)}"
             if words := reason(there[worst]):
@@ -199,11 +202,12 @@ def complaints(reports: Reports) -> Iterator[str]:
 
 
 def places(reports: Reports, category: str) -> dict[str, dict[tuple[str, str], Report]]:
-    """Find the audits that do not pass in some run, by their id, by page and form factor."""
+    """Find the audits that do not pass, by id, page and form factor, each in its worst run."""
     found: dict[str, dict[tuple[str, str], Report]] = {}
     for place, runs in reports.items():
         for audit in (audit for report in runs for audit in failing(report, category)):
-            found.setdefault(audit["id"], {}).setdefault(place, audit)
+            known = found.setdefault(audit["id"], {})
+            known[place] = min(known.get(place, audit), audit, key=score)
     return found
 
 
@@ -223,7 +227,7 @@ def failing(report: Report, category: str) -> Iterator[Report]:
         judged = audit["scoreDisplayMode"] not in ("informative", "manual", "notApplicable")
         twice = not weight and reference.get("group") == "hidden"  # another audit says it as well
         needed = LOWEST[category] / 100 if weight else PASSING
-        if judged and not twice and (audit["score"] or 0) < needed:
+        if judged and not twice and score(audit) < needed:
             yield audit
 
 
