@@ -43,3 +43,20 @@ def test_a_formula_is_rendered_once(math: MathRenderer, monkeypatch: pytest.Monk
     first = math.render("a^2", display=False)
     monkeypatch.setattr(mathml, "_render", lambda *_: pytest.fail("rendered again"))
     assert math.render("a^2", display=False) == first
+
+
+def test_a_style_becomes_a_class_whose_rule_stands_in_the_stylesheet(math: MathRenderer) -> None:
+    html = math.render(r"\color{red}x", display=True)
+    assert "style=" not in html
+    root = ElementTree.fromstring(html)
+    for element, rule in ((root, "display:block math"), (root[0][0], "color:#ff0000")):
+        name = element.get("class", "").split()[-1]
+        assert f".{name}.{name}{{{rule}}}" in math.stylesheet()
+    assert root.get("class", "").startswith("tml-display ")
+
+
+def test_the_stylesheet_knows_formulas_that_were_kept(math: MathRenderer) -> None:
+    math.render("x", display=True)
+    again = MathRenderer(math.folder)
+    again.render("x", display=True)
+    assert again.stylesheet() == math.stylesheet() != ""

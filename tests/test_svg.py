@@ -97,7 +97,7 @@ def test_another_process_draws_the_same_bytes(picture: str) -> None:
         "import pathlib, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_svg\n"
-        "sys.stdout.buffer.write(test_svg.two_schemes(test_svg.draw()).encode())"
+        "sys.stdout.buffer.write(test_two_schemes(test_svg.draw()).encode())"
     )
     seen = {
         subprocess.run(
@@ -144,3 +144,24 @@ def test_it_is_well_formed_and_says_its_size_in_pixels(picture: str) -> None:
 def test_what_is_no_picture_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="not an SVG picture"):
         two_schemes(content)
+
+
+TICK = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt"><g><text>'
+    '<tspan x="0" y="-0.9" style="font-size: 10px">1</tspan>'
+    '<tspan x="6.4" y="-0.9" style="font-size: 10px">0</tspan>'
+    '<tspan x="12.8" y="-4.8" style="font-size: 7px">−</tspan>'
+    '<tspan x="18.7" y="-4.8" style="font-size: 7px">3</tspan>{more}</text></g></svg>'
+)
+
+
+def test_an_exponent_is_written_in_characters_of_one_size() -> None:
+    found = two_schemes(TICK.format(more="").encode())
+    assert re.search(r'<text [^>]*x="23\.15"[^>]*>10⁻³</text>', found)
+    assert "7px" not in found
+    assert "text-anchor:end" in found
+
+
+def test_other_raised_text_stays_as_it_is() -> None:
+    more = '<tspan x="20" y="-4.8" style="font-size: 7px">k</tspan>'
+    assert two_schemes(TICK.format(more=more).encode()).count("<tspan") == 5

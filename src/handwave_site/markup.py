@@ -6,11 +6,12 @@ import itertools
 import re
 
 _BLOCK = re.compile(
-    r'(?P<div><div class="language-(?:python|console) highlight">)<pre>(?P<start><span></span>)'
+    r'<div class="(?P<kind>language-(?:python|console) highlight)">'
+    r"(?P<start><pre><span></span><code>)"
 )
 _BUTTON = (
     '<button class="md-code__button copy" title="Copy" aria-label="Copy block {number}"'
-    ' data-clipboard-target="#block-{number} > code" data-md-type="copy"></button>'
+    ' data-clipboard-target="#block-{number} code" data-md-type="copy"></button>'
 )
 
 
@@ -20,8 +21,8 @@ def with_copy_buttons(html: str) -> str:
 
     def button(block: re.Match[str]) -> str:
         number = next(count)
-        pre = f'<pre id="block-{number}">{block["start"]}'
-        return block["div"] + _BUTTON.format(number=number) + pre
+        div = f'<div class="{block["kind"]}" id="block-{number}">'
+        return div + _BUTTON.format(number=number) + block["start"]
 
     return _BLOCK.sub(button, html)
 

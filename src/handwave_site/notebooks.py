@@ -17,10 +17,11 @@ from mkdocs.structure.files import File, Files
 from handwave_site.cache import write_atomically
 from handwave_site.settings import Settings
 
-# Figures as SVG in the look of matplotlibrc; no warning of a loopback connection.
+# Figures as SVG in the look and the size of matplotlibrc; no warning of a loopback connection.
 _KERNEL = """\
 c.InlineBackend.figure_formats = {"svg"}
 c.InlineBackend.rc = {}
+c.InlineBackend.print_figure_kwargs = {"bbox_inches": None}
 c.IPKernelApp.log_level = "ERROR"
 """
 _LINK = re.compile(r'href="((?!\w+:)[^"]+\.md(?:#[^"]*)?)"')

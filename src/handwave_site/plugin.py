@@ -50,7 +50,7 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
             config.theme.dirs.insert(0, str(THEME))  # in front of its own
         offline = config.plugins.get("material/offline")
         if offline is not None and offline.config.enabled:
-            config.extra.polyfills = [WORKER]  # lest it takes one from elsewhere
+            config.extra["polyfills"] = [WORKER]  # lest it takes one from elsewhere
         config.extra_css.append(MATH_STYLES)
         self.extension = SiteExtension(
             MathRenderer(self.settings.cache / "math"), self._report_formula

@@ -77,6 +77,8 @@ class _Finish(Treeprocessor):
         except ValueError as error:
             self.extension.report(tex, str(error))
             return
+        if display:
+            element.set("tabindex", "0")  # where it is wider than a phone, keys can move it
         element.text = self.md.htmlStash.store(rendered)
 
 

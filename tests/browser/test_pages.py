@@ -2,138 +2,80 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import os
-import re
-import shutil
-import threading
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
 
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-SIZES: dict[str, ViewportSize] = {
-    "desktop": {"width": 1440, "height": 900},
-    "phone": {"width": 375, "height": 812},
-}
+from site_server import serve
 
+from .conftest import SIZES
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def origin(built_site: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(built_site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "google-chrome", "chromium-browser")
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        message = "no chromium found; apt-get install chromium"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def complaints() -> list[str]:
-    return []
-
-
-@pytest.fixture(params=[(scheme, size) for scheme in ("light", "dark") for size in SIZES])
-def page(
-    request: pytest.FixtureRequest, browser: Browser, origin: str, complaints: list[str]
-) -> Iterator[Page]:
-    scheme, size = request.param
-    context = browser.new_context(color_scheme=scheme, viewport=SIZES[size])
-    page = context.new_page()
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None
-    )
-    page.on("requestfailed", lambda r: complaints.append(f"failed: {r.url}"))
-    page.on(
-        "request",
-        lambda r: None if r.url.startswith((origin, "data:")) else complaints.append(r.url),
-    )
-    yield page
-    context.close()
+# Waits for what is loaded late, and lists the pictures that did not come.
+BROKEN = """async () => {
+    const images = [...document.querySelectorAll("article img")];
+    await Promise.all(images.map(image => image.decode().catch(() => {})));
+    return images.filter(image => !image.naturalWidth).map(image => image.src);
+}"""
+TOO_WIDE = "document.documentElement.scrollWidth > innerWidth"
+ALSO_THE_SLOW_ONES = {"resultTypes": ["violations"]}
 
 
 def urls(site: Path) -> list[str]:
-    return sorted(path.parent.relative_to(site).as_posix() for path in site.rglob("index.html"))
+    found = sorted(p.parent.relative_to(site).as_posix() for p in site.rglob("index.html"))
+    return ["404.html", *(f"{url}/" if url != "." else "" for url in found)]
 
 
-def test_every_page_loads_whole_and_fits_its_window(
-    page: Page, origin: str, built_site: Path, complaints: list[str]
+def violations(page: Page) -> list[str]:
+    """Name what axe finds, with the first element for each rule."""
+    found = Axe().run(page, options=ALSO_THE_SLOW_ONES).response["violations"]
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found]
+
+
+@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("look", [(scheme, size) for scheme in ("light", "dark") for size in SIZES])
+def test_every_page_is_whole_fits_its_window_and_can_be_read_by_all(
+    open_page: Any, built_site: Path, complaints: list[str], look: tuple[str, str], part: int
 ) -> None:
-    assert len(urls(built_site)) >= 8
-    for url in urls(built_site):
-        page.goto(f"{origin}/{url}/", wait_until="networkidle")
-        broken = page.evaluate(
-            """async () => {
-                const images = [...document.querySelectorAll("article img")];
-                await Promise.all(images.map(image => image.decode().catch(() => {})));
-                return images.filter(image => !image.naturalWidth).map(image => image.src);
-            }"""
-        )
-        assert not broken, url
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), url
+    pages = urls(built_site)
+    assert len(pages) >= 34
+    page = open_page("", *look)
+    origin = page.url
+    for url in pages[part::3]:
+        page.goto(origin + url, wait_until="load")
+        assert not page.evaluate(BROKEN), url
+        assert not page.evaluate(TOO_WIDE), url
+        assert not violations(page), url
         assert not complaints, url
 
 
-def test_the_palette_button_changes_the_figures_too(
-    page: Page, origin: str, complaints: list[str]
+@pytest.mark.parametrize(
+    "planted",
+    [
+        ('<script src="https://cdn.example/a.js"></script>', "https://cdn.example/a.js"),
+        ("<script>document.title = 'planted'</script>", "policy: script-src-elem inline"),
+        ('<p style="color:red">red</p>', "policy: style-src-attr inline"),
+        ('<p onclick="1">press</p><img src="/no.png" alt="none">', "404"),
+    ],
+)
+def test_a_browser_says_so_where_something_is_planted(
+    open_page: Any, built_site: Path, complaints: list[str], tmp_path: Path, planted: Any
 ) -> None:
-    page.goto(f"{origin}/", wait_until="networkidle")
-    figure = page.locator("img.figure").first
-    figure.scroll_into_view_if_needed()
-    before = figure.screenshot()
-    page.locator("label[title^='Switch to']:visible").click()
-    page.wait_for_timeout(400)
-    assert figure.screenshot() != before
-    assert not complaints
+    markup, seen = planted
+    text = (built_site / "sources/index.html").read_text(encoding="utf-8")
+    (tmp_path / "index.html").write_text(
+        text.replace("</article>", f"{markup}</article>"), encoding="utf-8"
+    )
+    with serve(tmp_path) as origin:
+        page = open_page(f"{origin}/")
+        page.wait_for_timeout(200)
+    assert any(seen in complaint for complaint in complaints), complaints
 
 
-def test_no_figure_cuts_its_text_off(browser: Browser, origin: str, built_site: Path) -> None:
-    page = browser.new_page()
-    cut = []
-    for path in sorted(built_site.glob("figures/**/*.svg")):
-        page.goto(f"{origin}/{path.relative_to(built_site).as_posix()}")
-        cut += page.evaluate(
-            """() => {
-                const all = document.documentElement.getBoundingClientRect();
-                return [...document.querySelectorAll("text")].filter(text => {
-                    const box = text.getBoundingClientRect();
-                    return box.left < all.left - 1 || box.right > all.right + 1
-                        || box.top < all.top - 1 || box.bottom > all.bottom + 1;
-                }).map(text => `${location.pathname}: ${text.textContent}`);
-            }"""
-        )
-    page.close()
-    assert not cut
-
-
-def test_the_cheat_sheet_prints_on_one_page(browser: Browser, origin: str) -> None:
-    page = browser.new_page()
-    page.goto(f"{origin}/cheat-sheet/", wait_until="networkidle")
-    printed = page.pdf(format="A4", margin={"top": "10mm", "bottom": "10mm"})
-    page.close()
-    assert re.findall(rb"/Count (\d+)", printed) == [b"1"]
+def test_axe_says_so_where_something_is_planted(open_page: Any) -> None:
+    page = open_page("sources/")
+    assert not violations(page)
+    page.evaluate("document.querySelector('article').append(document.createElement('img'))")
+    assert [each.split(":")[0] for each in violations(page)] == ["image-alt"]
