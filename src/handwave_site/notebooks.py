@@ -10,9 +10,11 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 from mkdocs.exceptions import Abort
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from handwave_site.cache import write_atomically
 from handwave_site.settings import Settings
@@ -112,6 +114,15 @@ def finish(html: str, file: File, files: Files, settings: Settings) -> str:
     for name, picture in page.figures.items():
         write_atomically(folder / name, picture.encode())
     return _LINK.sub(lambda link: _resolve(link[1], file, files), page.html)
+
+
+def edit_url(page: Page, settings: Settings, docs: Path) -> str | None:
+    """Say where an example's source can be edited: its .py file, not the notebook made of it."""
+    if not page.edit_url or settings.examples is None:
+        return None
+    base = page.edit_url.removesuffix(page.file.src_uri)  # where the files of docs/ are
+    folder = Path(os.path.relpath(settings.examples, docs)).as_posix()
+    return urljoin(base, f"{folder}/{Path(page.file.src_uri).stem}.py")
 
 
 def _restyle(html: str, notebook: Path) -> RestyledPage:

@@ -102,6 +102,7 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
         """Take an example's page into the site's own style; offer a lesson as a notebook."""
         if page.file.src_uri.endswith(".ipynb"):
             html = notebooks.finish(html, page.file, files, self.settings)
+            page.edit_url = notebooks.edit_url(page, self.settings, Path(config.docs_dir))
         cache = self.settings.cache / "downloads"
         downloads = Downloads(self.course, files, cache, config.site_url or "")
         offer = downloads.offer(page.file)
