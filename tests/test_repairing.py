@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, ResNetConfig, ResNetForIma
 from transformers.pytorch_utils import Conv1D
 
 import repaired
-from handwave import Moments, measure, mlp
+from handwave import Moments, audit, measure, mlp
 from handwave.repairing import repair_
 from handwave.stacks import Residual
 
@@ -243,3 +243,25 @@ def test_weights_that_share_memory_are_tied():
     second.weight.data = first.weight.data
     repair = repair_(nn.Sequential(first, second), X)
     assert notes(repair) == {"1": "tied to 0"}
+
+
+def shapes():
+    """Networks whose repaired weights have, by chance, the variance of some wrong recipe."""
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)]
+    convs = [m for _ in range(3) for m in (nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())]
+    yield nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), *convs, *pooled), (32, 3, 12, 12)
+    wide = [m for w in ((64, 256), (256, 64)) * 3 for m in (nn.Linear(*w), nn.Sigmoid())]
+    yield nn.Sequential(*wide, nn.Linear(64, 10)), (64, 64)
+    yield nn.Sequential(*(nn.Linear(48, 48) for _ in range(5))), (64, 48)
+
+
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("seed", range(3))
+def test_a_repaired_network_is_blamed_for_no_recipe(which, seed):
+    torch.manual_seed(seed)
+    model, shape = list(shapes())[which]
+    x = 100 * torch.rand(shape)  # so that the first layer's variance suits no recipe either
+    repair_(model, x - 50)
+    recipes = {"transposed fan", "gain missing", "depthwise fan", "default init", "packed q/k/v"}
+    blamed = [f for f in audit(model, x - 50).findings if set(f.cause.split(" or ")) & recipes]
+    assert not blamed

@@ -15,6 +15,9 @@ from handwave.sums import bias_moments
 # Shares of a second moment from which a bias, or a mean, is worth a word.
 _BIAS, _MEAN = 0.5, 0.5
 
+# Nearer than this two layers put out the same second moment only because somebody saw to it.
+_MEASURED = 5e-4
+
 # Of a second moment, what an activation keeps that loses much at every layer.
 _LOSSY = 0.75
 
@@ -64,10 +67,17 @@ def _of_symmetry(flow: Flow, node: Node) -> Cause | None:
 
 def _of_recipe(flow: Flow, node: Node) -> Cause | None:
     row, behind = node.row, flow.behind(node)
-    if row is None or row.weight is None:
+    if row is None or row.weight is None or _scaled_by_data(flow, node):
         return None
     kept, lossy = _activation(flow, node)
     return recipe(node.module, row.weight, Place(kept, lossy, not behind, flow.rescued(node)))
+
+
+def _scaled_by_data(flow: Flow, node: Node) -> bool:
+    """Tell a weight that `repair_` or LSUV scaled: no recipe made it, whatever its variance is."""
+    own = node.signal.second_moment
+    beside = [n for n in flow.before(node) + flow.behind(node) if n.multiplies]
+    return any(abs(n.signal.second_moment - own) < _MEASURED * own for n in beside)
 
 
 def _activation(flow: Flow, node: Node) -> tuple[float, bool]:
