@@ -67,10 +67,11 @@ def _of_symmetry(flow: Flow, node: Node) -> Cause | None:
 
 def _of_recipe(flow: Flow, node: Node) -> Cause | None:
     row, behind = node.row, flow.behind(node)
-    if row is None or row.weight is None or _scaled_by_data(flow, node):
+    if row is None or row.weight is None:
         return None
     kept, lossy = _activation(flow, node)
-    return recipe(node.module, row.weight, Place(kept, lossy, not behind, flow.rescued(node)))
+    place = Place(kept, lossy, not behind, flow.rescued(node), _scaled_by_data(flow, node))
+    return recipe(node.module, row.weight, place)
 
 
 def _scaled_by_data(flow: Flow, node: Node) -> bool:

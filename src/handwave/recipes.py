@@ -48,12 +48,14 @@ class Place:
         lossy: whether that activation loses as much of a small signal.
         last: whether nothing that sums comes behind it.
         rescued: whether a normalization comes directly behind it.
+        scaled: whether it was scaled until its output had the size asked for.
     """
 
     kept: float = 1.0
     lossy: bool = False
     last: bool = False
     rescued: bool = False
+    scaled: bool = False
 
 
 def flaw(module: nn.Module) -> Cause | None:
@@ -102,7 +104,7 @@ def recipe(module: Any, weight: Moments, place: Place) -> Cause | None:
     if not 0 < growth < math.inf:
         return None
     default = _default(module, weight)
-    if default or max(growth, 1 / growth) < _WORTH_A_WORD:
+    if default or place.scaled or max(growth, 1 / growth) < _WORTH_A_WORD:
         return default
     if not place.last and (three := packed(weight, fan_in, fan_out / fan_in)):
         return three
