@@ -1,4 +1,4 @@
-"""What the site adds to Markdown: figures with their size and number, formulas as MathML."""
+"""What the site adds to Markdown: numbered figures, formulas as MathML, a tooltip a section."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from markdown.extensions import Extension
 from markdown.treeprocessors import Treeprocessor
 
 from handwave_site import svg
+from handwave_site.tooltips import once_a_section
 
 if TYPE_CHECKING:
     from handwave_site.mathml import MathRenderer
@@ -45,6 +46,7 @@ class _Finish(Treeprocessor):
         self.extension = extension
 
     def run(self, root: Element) -> None:
+        once_a_section(root)
         for element in list(root.iter()):
             if "arithmatex" in element.get("class", "").split():
                 self._formula(element)

@@ -1,0 +1,51 @@
+"""A tooltip where a section first uses a term."""
+
+from __future__ import annotations
+
+import re
+
+from markdown import Markdown
+from markdown.extensions import Extension
+from markdown.treeprocessors import Treeprocessor
+
+from handwave_site.tooltips import once_a_section
+
+TERMS = "\n\n*[gain]: A factor.\n*[gains]: Factors.\n"
+
+
+class Once(Extension):
+    def extendMarkdown(self, md: Markdown) -> None:
+        processor = Treeprocessor(md)
+        processor.run = once_a_section  # type: ignore[method-assign]
+        md.treeprocessors.register(processor, "once", 5)
+
+
+def shown(text: str) -> str:
+    return Markdown(extensions=["abbr", Once()]).convert(text + TERMS)
+
+
+def words(html: str) -> str:
+    return " ".join(re.sub("<[^>]*>", "", html).split())
+
+
+def test_a_section_explains_a_term_once() -> None:
+    html = shown("A gain, *a gain* and a gain.\n\nThe gain again.\n\n## Two\n\nA gain, a gain.")
+    assert html.count("<abbr") == 2
+    assert html.index("<abbr") < html.index("and") < html.index("<h2>") < html.rindex("<abbr")
+    assert words(html) == "A gain, a gain and a gain. The gain again. Two A gain, a gain."
+
+
+def test_another_term_has_its_own() -> None:
+    assert shown("A gain and gains, gains.").count("<abbr") == 2
+
+
+def test_headings_and_links_have_none() -> None:
+    html = shown("# The gain\n\nSee [a gain](a.md) and *[this gain](b.md)*: gain.")
+    assert html.count("<abbr") == 1
+    assert words(html) == "The gain See a gain and this gain: gain."
+
+
+def test_text_after_a_term_stays_where_it_was() -> None:
+    html = shown("gain *one* gain *two* gain three gain four")
+    assert html.count("<abbr") == 1
+    assert words(html) == "gain one gain two gain three gain four"
