@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from pytest_codeblocks.plugin import TestBlock
 
 from handwave_site.blocks import read_page
@@ -91,14 +93,23 @@ def _describe(item: TestBlock, error: BaseException) -> str:
 
 
 @pytest.fixture(scope="session")
-def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the site strictly, as `make site` does, into a temporary folder."""
-    folder = tmp_path_factory.mktemp("built") / "site"
+def built_site(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Build the site strictly, as `make site` does, once for all workers of a run."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder if worker_id == "master" else folder.parent) / "site"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            _build(folder)
+    return folder
+
+
+def _build(folder: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if build.returncode or "WARNING -" in build.stderr:
+        shutil.rmtree(folder, ignore_errors=True)
     assert build.returncode == 0, build.stderr
     assert "WARNING -" not in build.stderr, build.stderr
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ def test_another_process_draws_the_same_bytes(picture: str) -> None:
         "import pathlib, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_svg\n"
-        "sys.stdout.buffer.write(test_two_schemes(test_svg.draw()).encode())"
+        "sys.stdout.buffer.write(test_svg.two_schemes(test_svg.draw()).encode())"
     )
     seen = {
         subprocess.run(
