@@ -20,6 +20,17 @@ def test_every_tooltip_is_explained_on_the_notation_page() -> None:
     assert not [term for term, known in forms.items() if not any(form in text for form in known)]
 
 
+# Words that a page also uses in another sense, and names of people.
+WITHOUT = {"band", "default", "draw", "mean", "spread", "unit", "Glorot", "Kaiming"}
+
+
+def test_every_term_of_the_notation_page_is_a_tooltip() -> None:
+    listed = re.findall(r"^(\S.*)\n:   ", NOTATION.partition("## Glossary")[2], re.MULTILINE)
+    terms = {term.removesuffix(".") for each in listed for term in each.split(", ")}
+    assert len(terms) > 80
+    assert terms - set(TERMS) == WITHOUT
+
+
 def test_a_tooltip_is_one_plain_sentence() -> None:
     for term, said in TERMS.items():
         assert len(said) <= 140, term

@@ -21,7 +21,7 @@ def sizes(std: float) -> list[float]:
 curves = {color: sizes(std) for color, std in SCALES.items()}
 
 icon = plt.figure(figsize=(0.5, 0.5), layout="none")
-axes = icon.add_axes((0.05, 0.05, 0.9, 0.9))
+axes = icon.add_axes((0.08, 0.08, 0.84, 0.84))
 for color, curve in curves.items():
     axes.semilogy(curve[:26], color=color, linewidth=4.5, solid_capstyle="round")
 axes.set_axis_off()
