@@ -13,7 +13,7 @@ from mkdocs.plugins import BasePlugin, event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from handwave_site import bylines, markup, notebooks, pictures, policy, serving, settings
+from handwave_site import bylines, markup, notebooks, pictures, policy, serving, settings, tooltips
 from handwave_site.cache import write_atomically
 from handwave_site.downloads import Downloads
 from handwave_site.mathml import MathRenderer
@@ -52,6 +52,7 @@ class HandwaveSitePlugin(BasePlugin[settings.Options]):
         if offline is not None and offline.config.enabled:
             config.extra["polyfills"] = [WORKER]  # lest it takes one from elsewhere
         config.extra_css.append(MATH_STYLES)
+        tooltips.read_once(config.mdx_configs)
         self.extension = SiteExtension(
             MathRenderer(self.settings.cache / "math"), self._report_formula
         )

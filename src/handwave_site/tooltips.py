@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element
 
 _SECTIONS = {"h1", "h2"}
 _WITHOUT = {"h1", "h2", "h3", "h4", "h5", "h6", "a"}
+
+
+_TERM = re.compile(r"^\*\[(?P<term>[^\]]+)\]: *(?P<said>.+)$", re.MULTILINE)
+
+
+def read_once(extensions: dict[str, Any]) -> None:
+    """Hand a glossary that is appended to every text to `abbr` instead, which reads it once.
+
+    Each docstring is a text of its own, and to parse the glossary for each takes seconds.
+
+    Args:
+        extensions: options of the Markdown extensions by name, changed in place.
+    """
+    snippets = extensions.get("pymdownx.snippets") or {}
+    bases = snippets.get("base_path", ".")
+    bases = [os.fspath(b) for b in (bases if isinstance(bases, list) else [bases])]
+    left = []
+    for name in snippets.get("auto_append", ()):
+        file = next((Path(base, name) for base in bases if Path(base, name).is_file()), None)
+        text = file.read_text(encoding="utf-8") if file else "?"
+        if _TERM.sub("", text).strip():
+            left.append(name)  # more than terms
+        else:
+            options = extensions.setdefault("abbr", {})
+            options["glossary"] = options.get("glossary", {}) | dict(_TERM.findall(text))
+    if snippets:
+        snippets["auto_append"] = left
 
 
 def once_a_section(root: Element) -> None:
