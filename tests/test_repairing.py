@@ -245,6 +245,29 @@ def test_weights_that_share_memory_are_tied():
     assert notes(repair) == {"1": "tied to 0"}
 
 
+class TiedByMemory(nn.Module):
+    """An embedding and a head, two parameters in one place."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(11, 8), nn.Linear(8, 11, bias=False)
+        self.head.weight = nn.Parameter(self.embed.weight.data)
+
+    def forward(self, ids):
+        return self.head(self.embed(ids))
+
+
+def test_a_weight_stays_scaled_whose_memory_another_parameter_shares(recwarn):
+    torch.manual_seed(0)
+    model = TiedByMemory()
+    before = model.embed.weight.detach().clone()
+    repair = held(model, IDS)
+    assert notes(repair) == {"head": "tied to embed"}
+    assert [row.layer for row in repair if row.scale != 1] == ["embed"]
+    repair.undo()
+    assert torch.equal(model.embed.weight, before) and not recwarn
+
+
 def shapes():
     """Networks whose repaired weights have, by chance, the variance of some wrong recipe."""
     pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)]

@@ -144,3 +144,33 @@ def test_a_parametrization_without_a_way_back_is_left_alone():
     layer = nn.Linear(24, 24)
     parametrize.register_parametrization(layer, "weight", Doubled())
     assert notes(repair_(layer, X)) == {"Linear": "its parametrization takes no scale"}
+
+
+class Writing(nn.Module):
+    """A model that writes one of its weights as it runs."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.layer, self.last = nn.Linear(24, 24), nn.Linear(24, 24)
+        self.write = write
+
+    def forward(self, x):
+        self.write(self.layer.weight)
+        return self.last(self.layer(x))
+
+
+def normalized(weight):
+    weight.data = nn.functional.normalize(weight.data)
+
+
+@pytest.mark.parametrize("write", [normalized, lambda weight: weight.data.mul_(0.5)])
+def test_a_weight_that_the_model_writes_itself_is_left_as_it_was(write):
+    torch.manual_seed(0)
+    model = Writing(write)
+    before = [p.detach().clone() for p in model.parameters()]
+    repair = held(model, X)
+    assert notes(repair) == {"layer": "the model writes its weight as it runs"}
+    seen = measure(model, X)["layer"].signal.second_moment
+    assert repair.rows[0].after == pytest.approx(seen, rel=1e-4)
+    repair.undo()
+    assert all(map(torch.equal, model.parameters(), before))

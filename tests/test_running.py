@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from transformers import BatchEncoding
 
-from handwave import measure, mlp
+from handwave import audit, measure, mlp, predict, repair_
 from handwave.running import arguments, floating, kind, rows, watched
 
 
@@ -172,3 +172,10 @@ def test_the_copies_that_data_parallel_makes_count_as_the_layer_itself():
 def test_a_lazy_layer_has_to_run_once_first(lazy):
     with pytest.raises(ValueError, match="no weights yet: call the model once on an input first"):
         measure(lazy, A)
+
+
+@pytest.mark.parametrize("run", [measure, audit, repair_, predict])
+def test_a_model_without_values_is_refused_with_what_to_do(run):
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3, device="meta"))
+    with pytest.raises(ValueError, match="meta device has no weights yet: call .to_empty, draw"):
+        run(model, A)

@@ -1,6 +1,6 @@
 """What is written to scale a layer's weight, and how it comes back bit for bit."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import EllipsisType
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from handwave.running import same_bits
 from handwave.weights import fans
 
 # Factors beyond these can leave float32's range, or reach its numbers with few digits.
@@ -49,7 +50,6 @@ class Lever:
 
     def write(self, factor: float) -> bool:
         """Write the weight times the factor; return whether the dtype could hold it."""
-        self._versions = self._counted()
         if self.inverse:
             for part, value in zip(self._parts(), self.inverse(factor), strict=True):
                 part.copy_(value)
@@ -64,15 +64,13 @@ class Lever:
         for part, before in zip(self._parts(), self.before, strict=True):
             part.copy_(before)
 
-    def is_overwritten(self) -> bool:
-        """See whether anybody has written since, without a look at the numbers."""
-        return self._versions is None or self._versions != self._counted()
-
-    def _counted(self) -> list[int] | None:
-        """Return autograd's count of writes, which it does not keep in inference mode."""
-        if any(parameter.is_inference() for parameter in self.parameters):
-            return None
-        return [parameter._version for parameter in self.parameters]
+    def found(self, earlier: Mapping[Tensor, Tensor]) -> bool:
+        """See whether `before` is what earlier copies say, where there are copies."""
+        copies = [earlier.get(parameter) for parameter in self.parameters]
+        return all(
+            copy is None or same_bits(before.to(copy.device), copy[self.block])
+            for copy, before in zip(copies, self.before, strict=True)
+        )
 
     def stands_at(self, factor: float) -> bool:
         """See whether the parameters are what `write(factor)` made of them, bit for bit."""

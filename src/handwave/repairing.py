@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -39,6 +39,7 @@ _NEAR = 1e-5
 
 _AT_TARGET = "at target"
 _COMPUTED = "its weight is computed from others"
+_REWRITTEN = "the model writes its weight as it runs"
 
 # Layers whose forward is nobody else's keep what their formula says.
 _FORMULAS = ("torch.nn.", "transformers.pytorch_utils")
@@ -54,8 +55,8 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
     Biases, norms and whatever is between the layers stay as they are: a sum x + branch(x) of two
     repaired signals may well have twice the target. A weight is left alone, and its row says
     why, where its output is zero or not finite, where the bias alone is too large, where the
-    weight is tied to one that is scaled already, and in layers that have no single weight
-    (norms, LSTM). In attention the projections of queries, keys and values are brought to the
+    weight is tied to one that is scaled already or written by the model's own forward, and in
+    layers that have no single weight (norms, LSTM). In attention the projections of queries, keys and values are brought to the
     target one by one, then the output's: this computes these three once more.
 
     Args:
@@ -93,9 +94,11 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
     args, kwargs = arguments(model, inputs)
     repairer = _Repairer(_checked(target), apply)
     with allowed(model.parameters()):
-        with nothing_left_behind(model), eager(model), torch.no_grad(), repairer.at_work(model):
-            model(*args, **kwargs)
-            repairer.add_never_called(model)
+        with nothing_left_behind(model) as earlier, eager(model), torch.no_grad():
+            repairer.earlier = earlier
+            with repairer.at_work(model):
+                model(*args, **kwargs)
+                repairer.add_never_called(model)
         repair = Repair(tuple(repairer.rows), target, apply, repairer.changes)
         if apply:
             repairer.write()
@@ -121,6 +124,7 @@ class _Repairer:
     changes: list[tuple[str, Lever, float]] = field(default_factory=list)
     done: dict[object, str] = field(default_factory=dict)
     called: set[nn.Module] = field(default_factory=set)
+    earlier: Mapping[Tensor, Tensor] = field(default_factory=dict)  # values before the run
 
     @contextmanager
     def at_work(self, model: nn.Module) -> Iterator[None]:
@@ -147,7 +151,9 @@ class _Repairer:
         """Let every change stand, also where the model's own writing was just undone."""
         with writing([lever for _, lever, _ in self.changes]):
             for _, lever, scale in self.changes:
-                if lever.is_overwritten():
+                # Not autograd's count of writes: it is a parameter's own, and its memory may be
+                # another's too, by which the weight came back.
+                if not lever.stands_at(scale):
                     lever.write(scale)
 
     def _project(self, name: str, module: nn.MultiheadAttention, args: Any, kwargs: Any) -> None:
@@ -205,6 +211,8 @@ class _Repairer:
         if tied:
             again = row.layer.rpartition("#")[0] == tied
             why = "scaled at its first call" if again else f"tied to {tied}"
+        elif not lever.found(self.earlier):  # what it is scaled from will not be there next time
+            why = _REWRITTEN
         elif not math.isfinite(known.product + known.bias):
             finite = all(bool(value.isfinite().all()) for value in lever.before)
             why = "not finite for its input" if finite else "its weight is not finite"

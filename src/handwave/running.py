@@ -39,7 +39,7 @@ def arguments(model: Any, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
 
     Raises:
         TypeError: the model is no module; inputs are neither a tensor, a tuple nor a dict.
-        ValueError: a lazy layer has no weights yet.
+        ValueError: a lazy layer, or one on the meta device, has no weights yet.
     """
     check_model(model)
     if isinstance(inputs, Tensor):
@@ -59,8 +59,11 @@ def check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a module, got {type(model).__name__}")
     lazy = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
-    if any(isinstance(tensor, lazy) for tensor in (*model.parameters(), *model.buffers())):
+    tensors = (*model.parameters(), *model.buffers())
+    if any(isinstance(tensor, lazy) for tensor in tensors):
         raise ValueError("a lazy layer has no weights yet: call the model once on an input first")
+    if any(tensor.is_meta for tensor in tensors):
+        raise ValueError("a model on the meta device has no weights yet: call .to_empty, draw them")
 
 
 def _copied(value: Any) -> Any:
@@ -159,13 +162,17 @@ def _is_compiled(module: nn.Module) -> bool:
 
 
 @contextmanager
-def nothing_left_behind(model: nn.Module) -> Iterator[None]:
+def nothing_left_behind(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
     """Bring back everything in and around the model that a run may change.
 
     Bit for bit: parameters, buffers and other tensors that are attributes (the objects, their
     values, gradients and flags), every other attribute of every module, with the contents of
     its lists, dicts and sets, and the states of random generators.
+
+    Yields:
+        A copy of every tensor that the run may write in, as it is now.
     """
+    values: dict[Tensor, Tensor] = {}
     with ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
@@ -179,10 +186,12 @@ def nothing_left_behind(model: nn.Module) -> Iterator[None]:
             # copying every weight of a large model is kept for models that may do anything.
             own = not anything and getattr(module, "max_norm", None) is None
             written = not (own and isinstance(tensor, nn.Parameter))
-            stack.callback(_remembered(tensor, written))
+            if written:
+                values[tensor] = tensor.detach().clone()
+            stack.callback(_remembered(tensor, values.get(tensor)))
         for module in model.modules():
             stack.callback(_attributes(vars(module)))
-        yield
+        yield values
 
 
 def _may_do_anything(module: nn.Module) -> bool:
@@ -226,12 +235,11 @@ def _attributes(attributes: dict[str, Any]) -> Callable[[], None]:
     return put_back
 
 
-def _remembered(tensor: Tensor, written: bool) -> Callable[[], None]:
+def _remembered(tensor: Tensor, value: Tensor | None) -> Callable[[], None]:
     """Remember one tensor: its memory, its value if that may be written in, gradient and flag."""
     memory, leaf, requires_grad = tensor.detach(), tensor.is_leaf, tensor.requires_grad
-    value = memory.clone() if written else None
     grad = tensor.grad if leaf else None  # torch warns of reading the other's
-    grad_value = grad.detach().clone() if written and grad is not None else None
+    grad_value = None if value is None or grad is None else grad.detach().clone()
 
     def put_back() -> None:
         if leaf and not tensor.is_leaf:  # a sum with a gradient was written in it
@@ -251,11 +259,12 @@ def _remembered(tensor: Tensor, written: bool) -> Callable[[], None]:
 
 def _write(tensor: Tensor, value: Tensor | None) -> None:
     """Write back what changed, and only that: memory that repeats itself cannot be written."""
-    if value is not None and not _same_bits(tensor, value):
+    if value is not None and not same_bits(tensor, value):
         tensor.copy_(value)
 
 
-def _same_bits(one: Tensor, other: Tensor) -> bool:
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Compare two tensors of a dtype, NaN and the sign of zero included."""
     if one.layout != torch.strided:
         return False
     if one.is_complex():
