@@ -75,6 +75,15 @@ def test_the_callers_grad_mode_does_not_matter(mode):
         assert gain(torch.tanh) == pytest.approx(1.5925, abs=5e-5)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_module_with_a_weight_has_a_backward_gain_in_any_mode(mode):
+    made_outside = nn.PReLU(init=0.25)
+    with mode():
+        for prelu in (made_outside, nn.PReLU(init=0.25)):
+            slopes = (1 + 0.25**2) / 2
+            assert gain(prelu, backward=True) == pytest.approx(slopes**-0.5, rel=1e-9)
+
+
 @pytest.mark.parametrize("rate", [0.5, 1e-4])
 def test_random_numbers_are_left_where_they_were(rate):
     state = torch.get_rng_state()
@@ -97,6 +106,13 @@ def test_random_numbers_are_left_where_they_were(rate):
         (nn.PReLU(3), ValueError, r"PReLU fails on a float64 tensor of shape \(6, 8\), which an"),
         (nn.LayerNorm(8), ValueError, "LayerNorm fails on a float64 tensor of shape"),
         (lambda z: z - z.mean(), ValueError, "<lambda> mixes entries"),
+        (lambda z: z - z.flatten()[0], ValueError, "<lambda> mixes entries"),
+        (lambda z: z - z.flatten()[-1], ValueError, "<lambda> mixes entries"),
+        (lambda z: z.sort(-1).values, ValueError, "<lambda> mixes entries"),
+        (lambda z: z.flatten().sort().values.view_as(z), ValueError, "<lambda> mixes entries"),
+        (lambda z: z.cummax(0).values, ValueError, "<lambda> mixes entries"),
+        (lambda z: z.cumsum(-1), ValueError, "<lambda> mixes entries"),
+        (lambda z: z * torch.arange(1, 1 + len(z))[:, None], ValueError, "<lambda> mixes entries"),
         (nn.RReLU(), ValueError, r"RReLU is random: .* call .eval\(\) first"),
         (nn.Dropout(0.5), ValueError, r"Dropout is random: it gives another answer each time"),
         (nn.AlphaDropout(0.5), ValueError, "AlphaDropout is random"),

@@ -265,7 +265,8 @@ def test_a_weight_stays_scaled_whose_memory_another_parameter_shares(recwarn):
     assert notes(repair) == {"head": "tied to embed"}
     assert [row.layer for row in repair if row.scale != 1] == ["embed"]
     repair.undo()
-    assert torch.equal(model.embed.weight, before) and not recwarn
+    assert torch.equal(model.embed.weight, before)
+    assert not recwarn
 
 
 def shapes():
