@@ -177,5 +177,5 @@ def test_a_lazy_layer_has_to_run_once_first(lazy):
 @pytest.mark.parametrize("run", [measure, audit, repair_, predict])
 def test_a_model_without_values_is_refused_with_what_to_do(run):
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3, device="meta"))
-    with pytest.raises(ValueError, match="meta device has no weights yet: call .to_empty, draw"):
+    with pytest.raises(ValueError, match=r"meta device has no weights yet: call \.to_empty, draw"):
         run(model, A)
