@@ -119,6 +119,26 @@ def test_a_band_behind_a_norm_fits(norm):
     check(draw(model, batch(64, 32), DRAWS, again=redraw), [2, 4, 5])
 
 
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.GELU])
+def test_a_band_of_units_of_one_size_over_the_batch_fits(activation):
+    # Behind a batch norm no unit is larger than others: they saturate less often than Gaussian
+    # ones, by a share that is as large as the band is wide.
+    model = lecun(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.BatchNorm1d(64), activation())
+    check(draw(model, batch(64, 64), DRAWS, again=redraw), [4])
+
+
+def test_a_band_of_channels_of_one_size_over_the_batch_holds():
+    model = lecun(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.Tanh())
+    check(draw(model, batch(8, 3, 8, 8), DRAWS, again=redraw), [2], widest=3.0)
+
+
+@pytest.mark.parametrize("inputs", [1, 32])
+@pytest.mark.parametrize("first", [[], [nn.Linear(64, 64), nn.ReLU()]], ids=["alone", "behind"])
+def test_a_band_behind_a_norm_that_leaves_the_mean_fits(inputs, first):
+    model = lecun(*first, nn.Linear(64, 64), nn.RMSNorm(64), nn.ReLU())
+    check(draw(model, batch(inputs, 64), DRAWS, again=redraw), [len(model) - 1])
+
+
 def test_a_band_of_a_convolutional_stack_fits():
     convolutions = [nn.Conv2d(a, 16, 3, padding=1) for a in (3, 16, 16)]
     layers = [layer for conv in convolutions for layer in (conv, nn.ReLU())]

@@ -124,7 +124,7 @@ def _by_position(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
     rows = table.reshape(2, -1).T.to(torch.float32)
     alike, place = torch.unique(rows, dim=0, return_inverse=True)
     means, seconds = alike.double().T
-    unlike = base.units.wander.unlike
+    unlike = base.units.unlike
     if len(alike) > _FEW:
         made = _of_many(function, means, seconds, unlike)
     else:
@@ -145,7 +145,8 @@ def _of_units(
         mean: of all z.
         second: moment of all z.
         unlike: relative variance of the variance, over inputs and draws: as Gamma, of which
-            Gauss' rule of two nodes has the first three moments.
+            Gauss' rule of two nodes has the first three moments. Below 0, of which no variance
+            is capable, what it would do is done the other way round.
     """
     var = max(second - mean * mean, 0.0)
     made = [
@@ -157,8 +158,10 @@ def _of_units(
 
 def _variances(unlike: float) -> list[tuple[float, float]]:
     """Return the nodes and weights that stand for a variance of mean 1 that varies."""
-    if unlike <= _ALIKE:
+    if abs(unlike) <= _ALIKE:
         return [(1.0, 1.0)]
+    if unlike < 0:
+        return [(1.0, 2.0), *((at, -part) for at, part in _variances(-unlike))]
     root = math.sqrt(1 / unlike + 1)
     return [((root + s) * root * unlike, (1 - s / root) / 2) for s in (-1, 1)]
 

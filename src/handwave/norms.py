@@ -74,6 +74,9 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         centred, rest = one_input(), 0.0
     else:
         centred = wander.mapped(lambda likeness: (likeness - shared) / rest)
+        # A point s times as long as others is so in what it shares with them: s² − 2s·shared.
+        same = wander.same - shared * (2 * wander.same.clamp_min(0).sqrt() - 1)
+        centred = replace(centred, same=same / (float(same.mean()) or 1.0))
     var = float(signal.second.mean()) * rest
     # Channels differ in their variance: E[1/var] of a χ² that has this relative variance.
     unlike = 2 * (centred.mean(torch.square) + signal.units.wander.noise)
@@ -201,8 +204,15 @@ def _normalized(
     # What is left of the wandering: that of what eps takes away, and rounding.
     wander = replace(wander, cumulants=signal.wander.cumulants).scaled(lost)
     wander = wander.plus((_INVERSE_ERROR * lost + _ROUNDING) ** 2)
-    alike, tilt = (wander.mean(fn) for fn in (torch.square, torch.clone))
-    units = Units(wander, signal.units.count, 2 * (alike + wander.noise), tilt)
+    alike = wander.mean(torch.square)
+    # Of plain products, with power 1: a norm over the batch makes their mean 0.
+    tilt = wander.mean(torch.clone, power=1.0)
+    known = 2 * (alike + wander.noise)
+    # Of the units' mean all is known where it is taken out, else what their weights tell of it.
+    as_drawn = signal.units.known_mean if signal.base is None else 0.0
+    units = Units(wander, signal.units.count, known, tilt if scale.centred else as_drawn)
+    if own_class(layer) in BATCH_NORMS:  # each unit has one size over the batch
+        units = replace(units, settled=known)
     # Of Gaussian units, the same for all channels: Gaussian again.
     plain = signal.base is None and not weight.var and not bias.second_moment
     after = replace(

@@ -15,6 +15,9 @@ Cumulants = tuple[float, float, float]
 # Likeness comes from a sample of pairs: two numbers from it do not cancel better than this.
 _UNKNOWN_AT_LEAST = 0.02
 
+# How well `settled` is known, relative: lengths before and after a mean is taken out differ.
+_SETTLED_ERROR = 0.1
+
 _TERMS = 48  # of a Hermite series
 
 
@@ -204,6 +207,14 @@ class Shaping:
         """Return the spread that a mean correlation of 1 makes: f² is no even function."""
         return float(self.squares[1]) / self.second**2
 
+    @property
+    def fourth(self) -> float:
+        """Return (d log E[f²]/d u)², u the relative variance of Var(z): E[f²·He₄]/8 is dE[f²]/du.
+
+        Of the normalised He₄ = √24·h₄ the series hold the square.
+        """
+        return float(self.squares[4]) * 24 / 64 / self.second**2 if len(self.squares) > 4 else 0.0
+
     def correlation(self, likeness: Tensor) -> Tensor:
         """Take the mean out of a likeness of the z."""
         return self._unbounded(likeness).clamp(-1, 1)
@@ -253,6 +264,8 @@ class Units:
         known_mean: of the mean likeness, likewise: the weights' own mean explains the part that
             all units of an input have in common, and a bias its part.
         phases: sets of weights that a unit has, each for its own share of the points.
+        settled: relative variance of one unit's mean square over the points that a norm over
+            the batch has taken away, so that all units have one.
     """
 
     wander: Wander
@@ -260,6 +273,16 @@ class Units:
     known: float
     known_mean: float = 0.0
     phases: float = 1.0
+    settled: float = 0.0
+
+    @property
+    def unlike(self) -> float:
+        """Return the relative variance of the variance with which a unit is Gaussian; above −1.
+
+        Of z = h/√v with v the unit's own mean square, E[z⁴] = E[h⁴]/E[v²]: points of one
+        length have less than a Gaussian's, and what the lengths add is taken by v in part.
+        """
+        return (1 + self.wander.unlike) / (1 + self.settled) - 1
 
     def through(self, shaping: Shaping) -> Wander:
         """Follow f(z) for all units z; relative variance mean(Cov(f_a², f_b²))/E[f²]²/count."""
@@ -270,6 +293,7 @@ class Units:
         spread = before.mean(lambda likeness: shaping.spread(likeness, before.noise), power)
         fresh = max(spread - self._explained(shaping), _UNKNOWN_AT_LEAST * spread)
         after = before.scaled(shaping.slope).plus(fresh / self.count / self.phases)
+        after = after.plus((_SETTLED_ERROR * self.settled) ** 2 * shaping.fourth)
         # Var(f_a·f_b) = 1 + spread − likeness², less what all pairs have in common.
         alike = before.mean(lambda likeness: shaping.likeness(likeness).square(), power)
         steep = before.mean(lambda likeness: shaping.steepness(likeness).square())
