@@ -205,3 +205,62 @@ def test_a_parametrized_weight_is_looked_at_as_it_is_used():
     layer: Any = parametrizations.weight_norm(nn.Linear(8, 6))
     layer.parametrizations.weight.original0.data[1] = torch.nan
     assert flaw(layer)
+
+
+def test_weights_that_decayed_are_written():
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 64)
+    with torch.no_grad():
+        layer.weight[:40] *= 1e-9
+    assert flaw(layer) is None
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 10), (32, 4), (48, 10), (16, 32)])
+@pytest.mark.parametrize("place", [MIDDLE, BEHIND_RELU, Place(0.5, True, last=True)])
+def test_few_weights_whatever_their_size_match_no_wrong_fan(inputs, outputs, place):
+    torch.manual_seed(0)
+    for step in range(-9, 19):
+        layer = lecun(nn.Linear(inputs, outputs))
+        with torch.no_grad():
+            layer.weight.mul_(2 ** (step / 6))
+        assert told(layer, place) == ""
+
+
+@pytest.mark.parametrize("scale", [0.7, 0.8, 0.88, 1.1])
+@pytest.mark.parametrize("outputs", [10, 32])
+def test_a_default_that_was_scaled_is_none_any_more(scale, outputs):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        layer = nn.Linear(32, outputs)
+        assert told(layer, MIDDLE) == "default init"
+        with torch.no_grad():
+            layer.weight.mul_(scale)
+        assert told(layer, MIDDLE) == ""
+
+
+def test_a_layer_that_keeps_its_signal_is_blamed_for_no_recipe():
+    torch.manual_seed(0)
+    layer = lecun(nn.Linear(48, 160))
+    assert told(layer, BEHIND_RELU) == "gain missing"
+    assert told(layer, Place(0.5, True, steady=True)) == ""
+
+
+def test_weights_with_a_mean_come_from_no_recipe():
+    torch.manual_seed(0)
+    layer = nn.Linear(192, 48)
+    nn.init.uniform_(layer.weight, 0, 2 * (3 / 192) ** 0.5)  # E[w²] is 1/48
+    assert told(layer, BEHIND_RELU) == ""
+    assert "transposed fan" in told(lecun_of_the_other_fan(layer), BEHIND_RELU)
+
+
+def lecun_of_the_other_fan(layer):
+    variance_scaling_(layer, mode="fan_out")
+    return layer
+
+
+def test_only_what_is_split_is_packed():
+    torch.manual_seed(0)
+    layer = nn.Linear(48, 144)
+    nn.init.xavier_uniform_(layer.weight)
+    assert told(layer, Place(split=True)) == "packed q/k/v"
+    assert told(layer, MIDDLE) == ""

@@ -1,6 +1,7 @@
 """Tell why a layer is off, as far as its weights, its input and its place tell."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,17 +10,24 @@ from torch import nn
 from handwave.activations import activation_moments
 from handwave.flows import Flow, Node
 from handwave.moments import Moments
-from handwave.recipes import Cause, Place, flaw, packed, recipe, symmetry
+from handwave.recipes import Cause, Place, flaw, off_centre, packed, recipe, symmetry
 from handwave.sums import bias_moments
 
 # Shares of a second moment from which a bias, or a mean, is worth a word.
 _BIAS, _MEAN = 0.5, 0.5
 
-# Nearer than this two layers put out the same second moment only because somebody saw to it.
+# Nearer than this to 1 a layer's second moment is only because somebody saw to it.
 _MEASURED = 5e-4
 
-# Of a second moment, what an activation keeps that loses much at every layer.
-_LOSSY = 0.75
+# Of a second moment, what an activation keeps that loses much at every layer; of a small one too,
+# whereas Tanh and its like keep nearly all of that, so that what is left stays.
+_LOSSY, _SMALL = 0.75, 1e-4
+
+# A layer whose weights change a second moment by less than this factor, up or down, keeps it.
+_STEADY = 1.3
+
+# Under these names q, k and v stand in one weight.
+_PACKED = re.compile(r"qkv|c_attn|in_proj|query_key_value", re.IGNORECASE)
 
 
 def causes(flow: Flow) -> dict[int, Cause]:
@@ -44,7 +52,7 @@ def _of_place(flow: Flow, node: Node) -> Cause | None:
     """Look at the weights' size where they stand, and at what enters."""
     if not node.multiplies:
         return _of_attention(node.module)
-    return _of_recipe(flow, node) or _of_means(flow, node) or _of_bias(node)
+    return _of_mean(node) or _of_recipe(flow, node) or _of_input(node) or _of_bias(node)
 
 
 def _of_attention(module: nn.Module | None) -> Cause | None:
@@ -67,57 +75,93 @@ def _of_symmetry(flow: Flow, node: Node) -> Cause | None:
 
 def _of_recipe(flow: Flow, node: Node) -> Cause | None:
     row, behind = node.row, flow.behind(node)
-    if row is None or row.weight is None:
+    if row is None or row.weight is None or _scaled_by_data(node):
         return None
     kept, lossy = _activation(flow, node)
-    place = Place(kept, lossy, not behind, flow.rescued(node), _scaled_by_data(flow, node))
+    steady, split = _steady(flow, node), _split(flow, node)
+    place = Place(kept, lossy, not behind, flow.rescued(node), steady, split)
     return recipe(node.module, row.weight, place)
 
 
-def _scaled_by_data(flow: Flow, node: Node) -> bool:
-    """Tell a weight that `repair_` or LSUV scaled: no recipe made it, whatever its variance is."""
+def _steady(flow: Flow, node: Node) -> bool:
+    """Tell a layer that does no harm, whatever its variance is: pooling may stand in front."""
     own = node.signal.second_moment
-    beside = [n for n in flow.before(node) + flow.behind(node) if n.multiplies]
-    return any(abs(n.signal.second_moment - own) < _MEASURED * own for n in beside)
+    bias = bias_moments(node.module).second_moment if node.module else 0.0
+    if not math.isfinite(own) or bias > _BIAS * own:
+        return False  # it is the bias that keeps the size
+    facts, before = node.facts, flow.before(node)
+    if not before and facts and facts.entering:
+        had = facts.entering.second_moment
+    else:
+        had = sum(n.signal.second_moment for n in before) / max(len(before), 1)
+    return had < _STEADY * (own - bias) < _STEADY**2 * had
+
+
+def _scaled_by_data(node: Node) -> bool:
+    """Tell a weight that `repair_` or LSUV scaled: no recipe made it, whatever its variance is."""
+    return abs(node.signal.second_moment - 1) < _MEASURED
+
+
+def _split(flow: Flow, node: Node) -> bool:
+    """Tell three projections from one wide layer: what comes behind takes a third of it."""
+    if node.row is None:
+        return False
+    takers = [n.row for n in flow.behind(node) if n.multiplies and n.row]
+    thirds = bool(takers) and all(row.fan_in == node.row.fan_in for row in takers)
+    return thirds or bool(_PACKED.search(node.row.name.rpartition(".")[2]))
 
 
 def _activation(flow: Flow, node: Node) -> tuple[float, bool]:
-    """Return what the activation in front keeps, and whether that is so at every layer."""
+    """Return what the activation in front keeps, and whether that is so at every layer.
+
+    At size 1, which recipes are made for: a fault in front may have left any other.
+    """
     before = flow.activation_before(node)
-    if before is None or before.facts is None or before.facts.entering is None:
+    if before is None or before.module is None:
         return 1.0, False
-    entering, module = before.facts.entering.second_moment, before.module
-    if not 0 < entering < math.inf or module is None:
-        return 1.0, False
-    try:  # what it keeps of a signal without a mean, whatever this draw had
-        kept = activation_moments(module, Moments(0.0, entering)).second_moment / entering
+    try:
+        kept = activation_moments(before.module, Moments(0.0, 1.0)).second_moment
+        small = activation_moments(before.module, Moments(0.0, _SMALL)).second_moment / _SMALL
     except (TypeError, ValueError):
-        kept = before.signal.second_moment / entering
-    # Tanh and its like lose little of a small signal, so that what is left stays.
-    settles = isinstance(module, nn.Tanh | nn.Softsign | nn.ELU | nn.SELU | nn.Hardtanh)
-    settles = settles and not isinstance(module, nn.ReLU6)
-    return (kept, kept < _LOSSY and not settles) if kept > 0 else (1.0, False)
+        return _measured(before), False
+    return (kept, max(kept, small) < _LOSSY) if kept > 0 else (1.0, False)
 
 
-def _of_means(flow: Flow, node: Node) -> Cause | None:
-    """Look at the mean of the weights, and of what comes from outside."""
+def _measured(before: Node) -> float:
+    """Return what pooling and its like kept of what entered."""
+    facts, left = before.facts, before.signal.second_moment
+    entering = facts.entering.second_moment if facts and facts.entering else 0.0
+    return left / entering if 0 < entering < math.inf and 0 < left < math.inf else 1.0
+
+
+def _of_mean(node: Node) -> Cause | None:
+    """Look at the mean of the weights, where it is more than chance and makes much."""
     row, facts = node.row, node.facts
-    if row is None or facts is None or facts.entering is None or row.weight is None:
+    if row is None or row.weight is None or facts is None or facts.expected is None:
         return None
-    entering, share = facts.entering, facts.expected.common if facts.expected else 0.0
-    if share > _MEAN:
-        text = (
-            f"its weights have the mean {row.weight.mean:.3g}, and that makes {share:.0%} of its "
-            "output: draw them around zero"
-        )
-        return Cause("non-zero-mean weights", text, "2, dot-product")
-    if not facts.sources and entering.mean**2 > _MEAN * entering.second_moment:
-        text = (
-            f"what enters has the mean {entering.mean:.3g} beside a standard deviation of "
-            f"{entering.std:.3g}: all inputs look alike; subtract the mean"
-        )
-        return Cause("non-zero-mean input", text, "2, dot-product")
-    return None
+    share = facts.expected.common
+    if not share > _MEAN or not off_centre(row.weight):
+        return None
+    text = (
+        f"its weights have the mean {row.weight.mean:.3g}, and that makes {share:.0%} of its "
+        "output: draw them around zero"
+    )
+    return Cause("non-zero-mean weights", text, "2, dot-product")
+
+
+def _of_input(node: Node) -> Cause | None:
+    """Look at the mean of what comes from outside."""
+    facts = node.facts
+    if facts is None or facts.entering is None or facts.sources:
+        return None
+    entering = facts.entering
+    if not entering.mean**2 > _MEAN * entering.second_moment:
+        return None
+    text = (
+        f"what enters has the mean {entering.mean:.3g} beside a standard deviation of "
+        f"{entering.std:.3g}: all inputs look alike; subtract the mean"
+    )
+    return Cause("non-zero-mean input", text, "2, dot-product")
 
 
 def _of_bias(node: Node) -> Cause | None:

@@ -10,14 +10,30 @@ from torch import Tensor, nn
 from handwave.moments import Moments
 from handwave.weights import by_unit, fans
 
-# A sum of squares of n normal entries is off by √(2/n), relative; six of those, and rounding.
-_SIGMAS, _ROUNDING = 6.0, 2e-3
+# The mean square of n entries is off by √(c/n), relative: c is E[w⁴]/E[w²]² - 1.
+_NORMAL, _UNIFORM = 2.0, 0.8
+
+# Rounding to bfloat16, twice.
+_HALF = 4e-3
+
+# So many of those are forgiven what is right, and so many allowed what is blamed; and rounding.
+_SIGMAS, _BLAMED, _ROUNDING = 6.0, 4.0, 2e-3
+
+# Where numbers an octave off match within more than this, half of all scales match some recipe.
+_SHARP = 0.21
+
+# Where it is more than this, ever so small weights would do.
+_BROAD = 0.75
+
+# The largest of n uniform entries is below 1 - t with probability exp(-t·n): here 1e-6.
+_SHORT = 14.0
 
 # Beyond this factor for one layer, up or down, a recipe is worth a word.
 _WORTH_A_WORD = 1.6
 
-# Entries of memory that nobody wrote into: beyond all others, or all beyond the normal numbers.
-_ABSURD, _TINY = 1e8, 1e-30
+# Entries of memory that nobody wrote into: beyond all others and beyond what a weight may be, or
+# all beyond the normal numbers. Weights that decayed are far below the others, but not absurd.
+_ABSURD, _LARGE, _TINY = 1e8, 1e3, 1e-30
 
 
 @dataclass(frozen=True)
@@ -44,18 +60,20 @@ class Place:
     """Say where a weight stands.
 
     Args:
-        kept: E[f²]/E[z²] of the activation in front of it, as measured; 1 without one.
+        kept: E[f²]/E[z²] of the activation in front of it, at size 1; 1 without one.
         lossy: whether that activation loses as much of a small signal.
         last: whether nothing that sums comes behind it.
         rescued: whether a normalization comes directly behind it.
-        scaled: whether it was scaled until its output had the size asked for.
+        steady: whether its output has the size that its chain had.
+        split: whether what it puts out may be three projections.
     """
 
     kept: float = 1.0
     lossy: bool = False
     last: bool = False
     rescued: bool = False
-    scaled: bool = False
+    steady: bool = False
+    split: bool = False
 
 
 def flaw(module: nn.Module) -> Cause | None:
@@ -101,21 +119,26 @@ def recipe(module: Any, weight: Moments, place: Place) -> Cause | None:
     fan_in, fan_out = fans(module)
     size = weight.second_moment
     growth = size * fan_in * place.kept
-    if not 0 < growth < math.inf:
+    if not 0 < growth < math.inf or off_centre(weight):
         return None
     default = _default(module, weight)
-    if default or place.scaled or max(growth, 1 / growth) < _WORTH_A_WORD:
+    if default or place.steady or max(growth, 1 / growth) < _WORTH_A_WORD:
         return default
-    if not place.last and (three := packed(weight, fan_in, fan_out / fan_in)):
+    if place.split and (three := packed(weight, fan_in, fan_out / fan_in)):
         return three
     if not place.rescued and not _near(size, _sound(fan_in, fan_out, place), weight.count):
         return _misfit(module, weight, place)
     return None
 
 
+def off_centre(weight: Moments) -> bool:
+    """Tell a mean that no draw around zero leaves: it would have a deviation of σ/√n."""
+    return abs(weight.mean) * math.sqrt(weight.count) > _SIGMAS * weight.std
+
+
 def packed(weight: Moments, fan_in: float, blocks: float) -> Cause | None:
     """Find Xavier's variance counted over three projections in one weight."""
-    if blocks != 3 or not _near(weight.second_moment, [0.5 / fan_in], weight.count):
+    if blocks != 3 or not _matches(weight, [0.5 / fan_in]):
         return None
     text = (
         "its three projections stand in one weight, and Xavier's rule counted the outputs of all: "
@@ -136,22 +159,23 @@ def _misfit(module: Any, weight: Moments, place: Place) -> Cause | None:
     """Name every recipe that gives this variance."""
     fan_in, fan_out = fans(module)
     by_torch = fans(module.weight)
-    size, count = weight.second_moment, weight.count
     found: dict[str, str] = {}
-    if _near(size, [1 / fan_in, 2 / (fan_in + fan_out)], count) and place.lossy:
+    if _matches(weight, [1 / fan_in, 2 / (fan_in + fan_out)]) and place.lossy:
         found["gain missing"] = (
             f"the activation in front of it keeps {place.kept:.2f} of the second moment, and its "
             "weights do not make up for it"
         )
     scales = (1.0, 2.0, 1 / place.kept)
-    grouped = getattr(module, "groups", 1) > 1
-    if grouped and _near(size, [s / by_torch.fan_out for s in scales], count):
+    groups = getattr(module, "groups", 1)
+    grouped = groups > 1
+    # The farther off a number is, the fewer others are as far: few weights will do.
+    if grouped and _matches(weight, [s / by_torch.fan_out for s in scales], math.log2(groups)):
         found["depthwise fan"] = (
             f"its variance was divided by the outputs of all groups, {by_torch.fan_out:.0f}, where "
             f"one input takes part in {fan_out:.4g}"
         )
     wrong = {fan for fan in (fan_out, *by_torch) if not _near(fan, [fan_in], 10**9)}
-    if not grouped and _near(size, [s / fan for s in scales for fan in wrong], count):
+    if not grouped and _matches(weight, [s / fan for s in scales for fan in wrong]):
         found["transposed fan"] = (
             f"its variance was divided by the wrong fan: one output sums {fan_in:.4g} products"
         )
@@ -163,10 +187,12 @@ def _misfit(module: Any, weight: Moments, place: Place) -> Cause | None:
 def _default(module: Any, weight: Moments) -> Cause | None:
     """Know torch's own draw, uniform within ±1/√fan_in."""
     by_torch = fans(module.weight).fan_in
-    largest = float(module.weight.detach().abs().max())
-    if not _near(weight.second_moment, [1 / (3 * by_torch)], weight.count):
+    bound = float(module.weight.detach().abs().max()) * math.sqrt(by_torch)
+    slack = _slack(weight.count, _SIGMAS, _UNIFORM)
+    # The largest entry tells a default that was scaled afterwards, and most that are not uniform.
+    if not 1 - _SHORT / weight.count - _HALF <= bound <= 1 + _HALF:
         return None
-    if largest * math.sqrt(by_torch) > 1 + 1e-2:
+    if not abs(3 * by_torch * weight.second_moment - 1) <= slack <= _BROAD:
         return None
     text = (
         "its weights are torch's default, of variance 1/(3 fan_in): a third of what keeps a "
@@ -176,8 +202,21 @@ def _default(module: Any, weight: Moments) -> Cause | None:
 
 
 def _near(size: float, numbers: list[float], count: int) -> bool:
-    """Tell whether a mean square of count entries is one of some numbers."""
-    slack = _SIGMAS * math.sqrt(2 / max(count, 1)) + _ROUNDING
+    """Tell whether a mean square of count entries may be one of some numbers."""
+    return _within(size, numbers, _slack(count, _SIGMAS, _NORMAL))
+
+
+def _matches(weight: Moments, numbers: list[float], octaves: float = 1.0) -> bool:
+    """Tell whether a mean square is one of numbers some octaves off, as few others would be."""
+    slack = _slack(weight.count, _BLAMED, _NORMAL)
+    return slack <= _SHARP * octaves and _within(weight.second_moment, numbers, slack)
+
+
+def _slack(count: int, sigmas: float, spread: float) -> float:
+    return sigmas * math.sqrt(spread / max(count, 1)) + _ROUNDING
+
+
+def _within(size: float, numbers: list[float], slack: float) -> bool:
     return any(abs(size / number - 1) <= slack for number in numbers if number > 0)
 
 
@@ -198,7 +237,8 @@ def _is_unwritten(weight: Tensor) -> bool:
     if not len(written):
         return False
     largest = float(written.max())
-    return largest < _TINY or largest > _ABSURD or largest > _ABSURD * float(written.median())
+    beyond_others = largest > max(_LARGE, _ABSURD * float(written.median()))
+    return largest < _TINY or largest > _ABSURD or beyond_others
 
 
 def _oddest(weight: Tensor) -> str:
