@@ -56,7 +56,8 @@ def apart(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
         first = next(floating((args, kwargs)), None)
-        if first is None or not first.requires_grad:
+        # Without gradients on, a view would ask for a gradient and have no way to get it.
+        if first is None or not first.requires_grad or not torch.is_grad_enabled():
             return None
         # Wherever it stands: attention asks whether query and key are the same object.
         own = first.view_as(first)
@@ -110,10 +111,12 @@ def catch(
     """Differentiate once, and hand over each gradient as it passes its edge; empties edges.
 
     Raises:
-        ValueError: root depends on nothing that requires a gradient.
+        ValueError: root depends on nothing that requires a gradient, or on a checkpoint that
+            runs a backward pass within the backward pass.
     """
     if not root.requires_grad:
         raise ValueError("the model's output depends on no layer: nothing to differentiate")
+    _check_no_reentrant(root)
 
     def passing(key: Key, place: int) -> Callable[[Sequence[Tensor | None]], None]:
         return lambda grads: _hand_over(take, key, grads[place])
@@ -130,6 +133,17 @@ def catch(
         found = torch.autograd.grad(root, list(last.values()), cotangent, allow_unused=True)
         for key, grad in zip(last, found, strict=True):
             _hand_over(take, key, grad)
+
+
+def _check_no_reentrant(root: Tensor) -> None:
+    """Refuse what torch refuses later, and without a word of what to do."""
+    start = root.grad_fn
+    nodes = () if start is None else (start, *_below(start))
+    if any(node.name() == "CheckpointFunctionBackward" for node in nodes):
+        raise ValueError(
+            "the model has reentrant checkpoints, through which torch gives no gradients to look "
+            "at: pass use_reentrant=False to torch.utils.checkpoint, or backward=False here"
+        )
 
 
 def _hand_over(take: Callable[[Key, Tensor], None], key: Key, grad: Tensor | None) -> None:

@@ -54,13 +54,13 @@ def expect(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     and other layers with weights: by fresh draws with the moments of each weight.
     """
     given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    if not given or any(not p.isfinite().all() for p in module.parameters()):
-        return None
-    try:
-        with torch.no_grad():
+    # Without gradients from the first look on: a checkpoint counts what is saved for them.
+    with torch.no_grad():
+        if not given or any(not p.isfinite().all() for p in module.parameters()):
+            return None
+        try:
             return _by_law(module, given[0]) if len(given) == 1 else _by_draws(module, args, kwargs)
-    except NoTheoryError:
-        with torch.no_grad():
+        except NoTheoryError:
             return _by_draws(module, args, kwargs)
 
 
