@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from handwave.causes import causes
 from handwave.expecting import expect
-from handwave.flows import Facts, Flow
-from handwave.measuring import Seen, batch_axis, record
+from handwave.flows import Ends, Facts, Flow
+from handwave.measuring import Seen, record
 from handwave.moments import Moments
 from handwave.reports import Finding, Report
-from handwave.running import Inputs, floating, nothing_left_behind
+from handwave.running import Inputs, check_model, floating, nothing_left_behind
 from handwave.streams import Streams
-from handwave.totals import quick_moments, spread
 from handwave.traces import Layer, Trace
 from handwave.verdicts import verdicts
 
@@ -57,9 +56,15 @@ def audit(model: nn.Module, inputs: Inputs, backward: bool = True) -> Report:
         Lesson 15, "your-network".
     """
     witness = _Witness()
-    with witness.streams:
-        trace, seen = record(model, inputs, backward=backward, look=witness)
-    flow = Flow(_calls(trace, seen), witness.streams.sums)
+    check_model(model)
+    handle = model.register_forward_hook(witness.returned)
+    try:
+        with witness.streams:
+            trace, seen = record(model, inputs, backward=backward, look=witness)
+    finally:
+        handle.remove()
+    ends = replace(witness.ends, given=sum(map(_not_finite, floating(inputs))))
+    flow = Flow(_calls(trace, seen), witness.streams.sums, ends)
     with nothing_left_behind(model):  # a spectral norm takes a step each time it is looked at
         findings = [*_told(flow), *_never_called(trace), *_trained(trace, seen)]
     order = {row.name: place for place, row in enumerate(trace)}
@@ -78,24 +83,19 @@ class _Witness:
 
     def __init__(self) -> None:
         self.streams = Streams()
+        self.ends = Ends()
 
     def forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Facts:
         """Take down the facts of one call."""
-        entering = next(floating((args, kwargs)), None)
         given = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
         sources = self.streams.sources(given)
         made = output.detach()
         with torch._C.DisableTorchFunction():
-            known = None if entering is None or not entering.numel() else entering.detach()
-            moments = None if known is None else quick_moments(known, 1e-6)
-            axis = batch_axis(module, made)
             facts = Facts(
                 node=0,
                 sources=sources,
-                entering=moments,
-                entering_spread=None
-                if known is None or moments is None
-                else spread(known, axis, moments),
+                entering=None,  # taken before the call
+                entering_spread=None,
                 expected=expect(module, args, kwargs),
                 largest=float(made.abs().max()),
                 at_the_ends=_at_the_ends(module, made),
@@ -104,6 +104,22 @@ class _Witness:
 
     def backward(self, module: nn.Module, grad: Tensor) -> None:
         """See nothing more in a gradient than its moments."""
+
+    def returned(self, _: nn.Module, args: Any, output: Any) -> None:
+        """Count what is not finite in the model's outputs; scores are masked with -inf."""
+        with torch._C.DisableTorchFunction():
+            lost = [(t, _not_finite(t, masks=False)) for t in floating(output)]
+        sources = self.streams.sources([tensor for tensor, count in lost if count])
+        self.ends = Ends(0, sum(count for _, count in lost), sources)
+
+
+def _not_finite(tensor: Tensor, masks: bool = True) -> int:
+    """Count NaN, +inf, and -inf if asked for masks as well; in a sparse tensor nothing."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return 0  # torch cannot tell
+    tensor = tensor.detach()
+    lost = ~tensor.isfinite() if masks else tensor.isnan() | tensor.isposinf()
+    return int(lost.sum())
 
 
 # Where activations end, and how near counts: there the slope is below 2 % of its largest.
@@ -131,7 +147,9 @@ def _at_the_ends(module: nn.Module, output: Tensor) -> float:
 def _calls(trace: Trace, seen: list[Seen]) -> Iterator[tuple[Layer, nn.Module, Facts]]:
     for row, each in zip(trace, seen, strict=True):
         if isinstance(each.forward, Facts):
-            yield row, each.module, each.forward
+            entering, apart = each.entered or (None, None)
+            facts = replace(each.forward, entering=entering, entering_spread=apart)
+            yield row, each.module, facts
 
 
 def _told(flow: Flow) -> Iterator[tuple[Finding, bool]]:

@@ -38,6 +38,21 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Ends:
+    """Hold what is not finite where a run begins and ends.
+
+    Args:
+        given: count of such numbers in the inputs.
+        returned: count in what the model returns; -inf is left out, as scores are masked with it.
+        sources: the nodes that these came from.
+    """
+
+    given: int = 0
+    returned: int = 0
+    sources: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
 class Node:
     """Be one call of a layer, or one sum of two outputs (then without row, module and facts)."""
 
@@ -78,7 +93,13 @@ class Node:
 class Flow:
     """Hold the nodes of one run in order, and who feeds whom."""
 
-    def __init__(self, calls: Iterable[tuple[Layer, nn.Module, Facts]], sums: list[Sum]) -> None:
+    def __init__(
+        self,
+        calls: Iterable[tuple[Layer, nn.Module, Facts]],
+        sums: list[Sum],
+        ends: Ends = Ends(),
+    ) -> None:
+        self.ends = ends
         made = [
             Node(f.node, f.sources, row.signal, math.prod(row.shape[1:]), row, module, f)
             for row, module, f in calls
@@ -98,18 +119,34 @@ class Flow:
 
     def before(self, node: Node, through_sums: bool = False) -> list[Node]:
         """Find the nearest nodes in front that count or normalize."""
-        return self._nearest(node.sources, lambda n: n.sources, through_sums)
+        return self._nearest(node.sources, lambda n: n.sources, _stops(through_sums))
 
     def behind(self, node: Node, through_sums: bool = False) -> list[Node]:
         """Find the nearest nodes behind that count or normalize."""
         return self._nearest(
             self._feeds.get(node.number, set()),
             lambda n: self._feeds.get(n.number, set()),
-            through_sums,
+            _stops(through_sums),
+        )
+
+    def layers(self, numbers: Iterable[int]) -> list[Node]:
+        """Find the layers among nodes, and those that were added up in the sums among them."""
+        return self._nearest(numbers, lambda n: n.sources, lambda n: n.parts is None)
+
+    def layers_behind(self, node: Node) -> list[Node]:
+        """Find the layers of any kind that take a node's output, through sums."""
+        feeds = self._feeds
+        return self._nearest(
+            feeds.get(node.number, set()),
+            lambda n: feeds.get(n.number, set()),
+            lambda n: n.parts is None,
         )
 
     def _nearest(
-        self, start: Iterable[int], step: Callable[[Node], Iterable[int]], through_sums: bool
+        self,
+        start: Iterable[int],
+        step: Callable[[Node], Iterable[int]],
+        stops: Callable[[Node], bool],
     ) -> list[Node]:
         found, seen, open_ = [], set(), [n for n in start if n in self.nodes]
         while open_:
@@ -117,8 +154,7 @@ class Flow:
             if node.number in seen:
                 continue
             seen.add(node.number)
-            passed = node.parts is not None and through_sums
-            if (node.counts or node.normalizes) and not passed:
+            if stops(node):
                 found.append(node)
             else:
                 open_ += [n for n in step(node) if n in self.nodes]
@@ -159,7 +195,14 @@ class Flow:
         for node in self:
             for one, other in (node.parts, node.parts[::-1]) if node.parts else ():
                 behind = frozenset(one).union(*(self.ancestors(n) for n in one if n in self.nodes))
-                if other <= behind and one != other:
-                    stream = other.union(*(self.ancestors(n) for n in other))
+                # What a gate adds comes from where the block began, and from the gate itself.
+                began = frozenset(n for n in other if not self.ancestors(n) & other)
+                if began <= behind and one != other:
+                    stream = began.union(*(self.ancestors(n) for n in began))
                     inside |= behind - stream
         return inside
+
+
+def _stops(through_sums: bool) -> Callable[[Node], bool]:
+    """Make the test for where a search for what counts or normalizes ends."""
+    return lambda n: (n.counts or n.normalizes) and not (through_sums and n.parts is not None)

@@ -1,8 +1,10 @@
 """Run a model once, and look at what comes out of every layer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -43,9 +45,13 @@ class Look(Protocol):
 
 @dataclass
 class Seen:
-    """Hold what a `Look` answered about one row, and the gradient that left the row."""
+    """Hold what a `Look` answered about one row, what entered, and the gradient that left.
+
+    Entered has the first floating input's moments and its spread across the batch, or nothing.
+    """
 
     module: nn.Module
+    entered: tuple[Moments, float | None] | None = None
     forward: Any = None
     backward: Any = None
     input_grad: Moments | None = None
@@ -123,6 +129,7 @@ def record(  # noqa: PLR0913, PLR0917 - what measure takes, and one more
         torch.inference_mode(torch.is_inference_mode_enabled() and not backward),
         torch.set_grad_enabled(backward),
         apart(rows(model) if backward and look else ()),
+        recorder.entering(rows(model) if look else ()),
         watched(model, recorder.watch),
     ):
         args, kwargs = arguments(model, inputs)
@@ -141,8 +148,25 @@ class _Recorder:
     look: Look | None
     rows: list[Layer] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
+    entered: dict[nn.Module, tuple[Moments, float | None] | None] = field(default_factory=dict)
     edges: dict[tuple[int, str], GradientEdge] = field(default_factory=dict)
     differentiating: bool = False
+
+    @contextmanager
+    def entering(self, modules: Iterable[nn.Module]) -> Iterator[None]:
+        """Measure what comes into each call before the call may write in it."""
+
+        # The module is bound: a replica of DataParallel's is another one than the row's.
+        def hook(module: nn.Module, _: Any, args: Any, kwargs: Any) -> None:
+            if not self.differentiating:
+                self.entered[module] = _entered(module, next(floating((args, kwargs)), None))
+
+        with ExitStack() as stack:
+            for module in modules:
+                bound = partial(hook, module)
+                handle = module.register_forward_pre_hook(bound, with_kwargs=True)
+                stack.callback(handle.remove)
+            yield
 
     def watch(self, module: nn.Module, name: str, args: Any, kwargs: Any, result: Any) -> Any:
         """Measure one call; where a gradient would get lost, hand on another tensor."""
@@ -151,7 +175,7 @@ class _Recorder:
             output, replaced = differentiable(output, result, (args, kwargs))
         if self.differentiating:  # a checkpoint runs its layers once more
             return replaced
-        self.seen.append(Seen(module))
+        self.seen.append(Seen(module, self.entered.pop(module, None)))
         if output is None or not output.numel():
             note = "no floating output" if output is None else "empty output"
             self.rows.append(_row(module, name, note=note))
@@ -224,6 +248,16 @@ class _Recorder:
         fan_in, fan_out = known_fans(module) or (None, None)
         weight = _weight(module) if self.detail else None
         return {"fan_in": fan_in, "fan_out": fan_out, "weight": weight}
+
+
+def _entered(module: nn.Module, given: Tensor | None) -> tuple[Moments, float | None] | None:
+    """Measure an input, unseen by whoever watches the operations of the run."""
+    if given is None or not given.numel():
+        return None
+    with torch._C.DisableTorchFunction():
+        known = given.detach()
+        moments = quick_moments(known, 1e-6)
+        return moments, spread(known, batch_axis(module, known), moments)
 
 
 def batch_axis(module: nn.Module, tensor: Tensor) -> int:

@@ -20,8 +20,9 @@ class Finding:
     Args:
         layer: name of the row; empty for the model as a whole.
         verdict: what happens: "explodes", "vanishes", "gradient explodes", "gradient vanishes",
-            "dead units", "saturated", "collapsed", "overflows", "overflows in float16", "never
-            initialised", "symmetric", "off target", "never called", "not random".
+            "dead units", "saturated", "collapsed", "overflows", "overflows in float16", "not
+            finite", "gradient not finite", "never initialised", "symmetric", "off target", "never
+            called", "not random".
         cause: why, where it can be told; several with "or" where they give the same number.
         sentence: both in one plain sentence.
         lesson: that explains it, number and name.

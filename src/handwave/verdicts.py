@@ -8,6 +8,7 @@ from torch import nn
 
 from handwave.flows import Flow, Node
 from handwave.moments import Moments
+from handwave.traces import Layer
 
 # The rms of a signal or a gradient may leave its starting point by so much.
 _FAR = 10.0
@@ -42,22 +43,34 @@ def verdicts(flow: Flow, hopeless: set[int], silent: set[int]) -> Iterator[Verdi
         silent: nodes whose weights are zero on purpose: no gradient passes them yet.
     """
     judged = [node for node in flow if not flow.ancestors(node.number) & hopeless]
-    found = _first_of_each(flow, [verdict for node in judged for verdict in _at(node)])
+    found = [*_not_finite(flow, judged)]
+    if not found and not hopeless:
+        found += _at_the_end(flow)
+    found += _first_of_each(flow, [verdict for node in judged for verdict in _at(node)])
     spoilt = hopeless | {verdict.node.number for verdict in found if verdict.grave}
     spoilt |= {node.number for node in flow if flow.ancestors(node.number) & spoilt}
     found += [*_scales(flow, spoilt), *_residual_growth(flow, spoilt)]
     yield from found
     if not hopeless and not any(verdict.word in _BLOCKING for verdict in found):
-        named = {(verdict.node.number, f"gradient {verdict.word}") for verdict in found}
-        grown = next((v.node for v in found if v.cause == _RESIDUAL), None)
-        for verdict in _gradients(flow, silent):
-            if (verdict.node.number, verdict.word) not in named:
-                by_growth = grown and verdict.word == "gradient explodes"
-                yield replace(verdict, node=grown, cause=_RESIDUAL) if by_growth else verdict
+        yield from _gradient_not_finite(flow)
+        yield from _gradients_besides(flow, silent, found)
+
+
+def _gradients_besides(flow: Flow, silent: set[int], found: list[Verdict]) -> Iterator[Verdict]:
+    """Find what is wrong with gradients and does not follow from what was found."""
+    named = {(v.node.number, f"gradient {v.word}") for v in found if v.grave}
+    small = {v.node.number for v in found if v.word == "vanishes" and not v.grave}
+    grown = next((v.node for v in found if v.cause == _RESIDUAL), None)
+    for seen in _gradients(flow, silent, small):
+        by_growth = grown and seen.word == "gradient explodes"
+        verdict = replace(seen, node=grown, cause=_RESIDUAL) if by_growth else seen
+        if (verdict.node.number, verdict.word) not in named:
+            yield verdict
+        named.add((verdict.node.number, verdict.word))  # once, whoever stands in front
 
 
 # Behind these there is no gradient to speak of.
-_BLOCKING = {"dead units", "overflows"}
+_BLOCKING = {"dead units", "overflows", "not finite"}
 
 
 def _first_of_each(flow: Flow, found: list[Verdict]) -> list[Verdict]:
@@ -65,7 +78,7 @@ def _first_of_each(flow: Flow, found: list[Verdict]) -> list[Verdict]:
     kept: list[Verdict] = []
     for verdict in found:
         before = flow.ancestors(verdict.node.number)
-        passed_on = verdict.word in ("overflows in float16", "collapsed", "overflows")
+        passed_on = verdict.word in ("overflows in float16", "collapsed")
         if not passed_on or not any(
             k.word == verdict.word and k.node.number in before for k in kept
         ):
@@ -78,12 +91,9 @@ def _at(node: Node) -> Iterator[Verdict]:
     row, facts = node.row, node.facts
     if row is None or facts is None:
         return
-    if facts.entering is not None and facts.entering.nonfinite:
-        return  # it was so before
-    if row.signal.nonfinite:
-        text = f"its output leaves the range of {str(row.dtype).removeprefix('torch.')}"
-        yield Verdict(node, "overflows", text, "13, precision")
-    elif row.dtype is not None and row.dtype.itemsize > 2 and facts.largest > _HALF:
+    if row.signal.nonfinite or (facts.entering is not None and facts.entering.nonfinite):
+        return  # said where it begins
+    if row.dtype is not None and row.dtype.itemsize > 2 and facts.largest > _HALF:
         text = f"its output reaches {facts.largest:.3g}: it will overflow in float16"
         yield Verdict(node, "overflows in float16", text, "13, precision", grave=False)
     entering = facts.entering
@@ -102,6 +112,86 @@ def _at(node: Node) -> Iterator[Verdict]:
             f"of {row.signal.second_moment:.1e}: every input gives the same"
         )
         yield Verdict(node, "collapsed", text, "12, defaults")
+
+
+def _not_finite(flow: Flow, judged: list[Node]) -> Iterator[Verdict]:
+    """Find the layers where numbers stop being finite, whether in them or on the way there.
+
+    What is not finite only between two layers is no loss: a mask is, in front of its softmax.
+    """
+    lost: set[int] = set()
+    told: set[frozenset[int]] = set()
+    for node in judged:
+        row, facts = node.row, node.facts
+        if row is None or facts is None or not row.signal.nonfinite:
+            continue
+        before = bool(flow.ancestors(node.number) & lost)
+        lost.add(node.number)
+        if before:
+            continue
+        if facts.entering is None or not facts.entering.nonfinite:
+            yield _lost_inside(node, row, facts.largest)
+        elif node.sources not in told:  # else another layer took the same
+            told.add(node.sources)
+            yield _lost_in_front(flow, node, facts.entering)
+
+
+def _lost_inside(node: Node, row: Layer, largest: float) -> Verdict:
+    """Tell NaN that a function makes of finite numbers from sums that are too large."""
+    if math.isnan(largest) and not node.multiplies:
+        text = f"of finite numbers it makes NaN: {_how_many(row.signal)} that it puts out are lost"
+        return Verdict(node, "not finite", text, "13, precision")
+    text = f"its output leaves the range of {str(row.dtype).removeprefix('torch.')}"
+    return Verdict(node, "overflows", text, "13, precision")
+
+
+def _lost_in_front(flow: Flow, node: Node, entering: Moments) -> Verdict:
+    """Say what stands in front: other layers, or the input."""
+    front = flow.layers(node.sources)
+    if front:
+        where = f"though all that {_names(front)} put out are finite: it arises between them"
+    elif flow.ends.given:
+        where = "and the input holds NaN or infinite ones"
+    else:
+        where = "though the input is finite, and no layer stands in front: it arises between them"
+    text = f"{_how_many(entering)} that enter it are NaN or infinite, {where}"
+    return Verdict(node, "not finite", text, "13, precision")
+
+
+def _at_the_end(flow: Flow) -> Iterator[Verdict]:
+    """Look at what the model returns, behind its last layers."""
+    ends, layers = flow.ends, flow.layers(flow.ends.sources) or [n for n in flow if n.row][-1:]
+    if ends.returned and layers:
+        text = (
+            f"{ends.returned} of the numbers that the model returns are NaN or infinite, though "
+            f"all that {_names(layers)} put out are finite: it arises behind"
+        )
+        yield Verdict(layers[-1], "not finite", text, "13, precision")
+
+
+def _gradient_not_finite(flow: Flow) -> Iterator[Verdict]:
+    """Find where the gradient first stops being finite, on its way back."""
+    for node in reversed(list(flow)):
+        grad = node.row.grad if node.row else None
+        if grad is None or not grad.nonfinite:
+            continue
+        behind = [n for n in flow.layers_behind(node) if n.row and n.row.grad]
+        where = f"though behind {_names(behind)} it is finite: " if behind else ""
+        text = (
+            f"the gradient behind it is NaN or infinite in {_how_many(grad)}, {where}"
+            "it arises on the way back"
+        )
+        yield Verdict(node, "gradient not finite", text, "13, precision")
+        return
+
+
+def _how_many(moments: Moments) -> str:
+    return f"{moments.nonfinite} of {moments.count} numbers"
+
+
+def _names(layers: list[Node]) -> str:
+    """Name a few layers, the nearest ones."""
+    return ", ".join(node.row.name for node in layers[-3:] if node.row)
 
 
 def _loses(node: Node) -> bool:
@@ -167,13 +257,18 @@ def _scale_verdict(flow: Flow, node: Node, first: Node, word: str) -> Verdict:
         text = f"its sum has {ratio:.3g} times the rms of that of {_name(flow, first)}"
         cause = _RESIDUAL if word == "explodes" else ""
         return Verdict(_last_layer(flow, node), word, text, _LAYERS, cause=cause)
-    # A small last layer is often wanted: its outputs begin near zero.
-    grave = word == "explodes" or bool(flow.behind(node))
+    # A small last layer is often wanted: its outputs begin near zero. But by its own weights.
+    entering = node.facts.entering if node.facts else None
+    lost_before = entering is not None and entering.rms < first.signal.rms / _FAR
+    grave = word == "explodes" or bool(flow.behind(node)) or lost_before
     return Verdict(node, word, text, "6, fix", grave)
 
 
-def _gradients(flow: Flow, silent: set[int]) -> Iterator[Verdict]:
-    """Compare the gradients of sums with where they came in, against the way of the signal."""
+def _gradients(flow: Flow, silent: set[int], small: set[int]) -> Iterator[Verdict]:
+    """Compare the gradients of sums with where they came in, against the way of the signal.
+
+    Behind a layer that is small on purpose they begin anew, but for those that are gone.
+    """
     quiet = silent.union(*(flow.ancestors(number) for number in silent))
     chains: dict[int, _Chain] = {}
     inside = flow.in_branches()
@@ -184,7 +279,8 @@ def _gradients(flow: Flow, silent: set[int]) -> Iterator[Verdict]:
         behind = flow.behind(node, through_sums=True)
         prior = [chains[n.number] for n in behind if n.number in chains]
         pooled = any(n.positions != node.positions for n in behind)
-        fresh = not prior or pooled or any(n.normalizes for n in behind)
+        wanted = bool(grad.rms) and all(n.number in small for n in behind)
+        fresh = not prior or pooled or wanted or any(n.normalizes for n in behind)
         first = node if fresh else max((c.start for c in prior), key=_gradient_rms)
         chain = chains[node.number] = _Chain(first, any(c.told for c in prior) and not fresh)
         source = first.row.grad if first.row and first.row.grad else grad
