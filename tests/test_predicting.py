@@ -232,7 +232,7 @@ def test_a_norm_inside_a_branch_does_not_make_the_sum_known():
 def test_a_branch_that_a_norm_made_known_still_depends_on_what_entered():
     branch = nn.Sequential(nn.Softmax(-1), nn.LayerNorm(8))
     trace = hw.predict(nn.Sequential(linear(), Residual(branch), linear()), torch.randn(4, 8))
-    assert trace["1.branch.1"].band
+    assert trace["1.branch.1"].signal.second_moment == pytest.approx(1.0)
     assert trace["2"].note == "no theory behind a sum of dependent parts"
 
 
@@ -321,3 +321,29 @@ def test_what_has_no_values_is_refused():
         hw.predict(3, hw.Moments(0.0, 1.0))  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match=r"inputs must be a tensor, a tuple .* got list"):
         hw.predict(linear(), [1.0])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "first", [nn.Flatten(), nn.ReLU(), nn.GELU(), nn.Identity(), nn.Dropout().eval()], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_before_any_weight_the_input_itself_is_known(first, dtype):
+    model = nn.Sequential(first, nn.Linear(48, 8)).to(dtype)
+    x = torch.randn(16, 48, dtype=dtype)
+    band = hw.predict(model, x)["0"].band
+    assert band
+    assert band[0] < hw.measure(model, x)["0"].signal.second_moment < band[1]
+    assert band[1] / band[0] < 1 + 6 * max(torch.finfo(dtype).eps, 3e-7)
+
+
+def test_what_is_assumed_has_no_band():
+    # Whatever eps takes away behind a softmax, nobody knows how much; and a law has no sample.
+    norm = hw.predict(nn.Sequential(linear(), nn.Softmax(-1), nn.LayerNorm(8)), torch.ones(4, 8))
+    assert norm["2"].signal.second_moment == pytest.approx(1.0)
+    assert norm["2"].band is None
+    assert hw.predict(nn.Identity(), hw.Moments(0.0, 1.0)).layers[0].band is None
+    uneven = nn.BatchNorm1d(8).eval()
+    assert uneven.running_var is not None
+    uneven.running_var[0] = 9.0
+    assert hw.predict(uneven, torch.randn(4, 8)).layers[0].band is None
+    assert hw.predict(nn.BatchNorm1d(8).eval(), torch.randn(4, 8)).layers[0].band

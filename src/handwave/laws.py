@@ -114,7 +114,7 @@ def _on_sample(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[
     sample = signal.sample
     assert sample is not None
     factor = Moments.of(slope(sample.double())).second_moment
-    return of_input(value(sample.double())), lambda gradient: gradient * factor
+    return of_input(value(sample.double()).to(sample.dtype)), lambda gradient: gradient * factor
 
 
 def _by_position(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:

@@ -244,8 +244,11 @@ def _by_buffers(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     mean = slope.mean * signal.mean + offset.mean
     second = slope.second_moment * signal.second + 2 * cross * signal.mean + offset.second_moment
     plain = slope.var <= 1e-12 * slope.second_moment and not offset.second_moment
+    # Which channel meets which factor is not asked: of the model's own input, that is assumed.
+    wander = signal.wander if plain or signal.sample is None else one_input()
     after = replace(
         signal, mean=mean, second=second, function=_scaled(signal, slope.mean) if plain else None,
+        wander=wander,
         common=slope.mean**2 * signal.common + 2 * slope.mean * offset.mean * signal.moments.mean
         + offset.mean**2, sample=None, base=signal.base or signal,
     )  # fmt: skip

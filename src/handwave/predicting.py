@@ -224,7 +224,9 @@ def _row(module: nn.Module, name: str, signal: Signal | None, note: str) -> Laye
     law, band, shape = Moments(math.nan, math.nan), None, ()
     if signal is not None:
         law, shape = signal.moments, signal.shape or ()
-    if signal is not None and math.isfinite(law.second_moment):
+    # What wanders nowhere, not by rounding even, was assumed; only nothing at all is exact.
+    sure = signal is not None and (signal.wander.cumulants[1] > 0 or law.second_moment == 0)
+    if signal is not None and sure and math.isfinite(law.second_moment):
         band = signal.wander.band(law.second_moment, COVERAGE)
     return Layer(
         name=name,

@@ -12,6 +12,8 @@ from handwave.moments import Moments
 from handwave.pairs import of_tensor
 from handwave.wandering import CLASSES, IDENTITY, Shaping, Units, Wander, one_input
 
+_ROUNDING = 3e-7  # relative, of what float32 makes of a mean of squares
+
 # From the second moments of a gradient with respect to an output, position by position, to those
 # with respect to the input; None where they are not known.
 Backward = Callable[[Tensor], Tensor | None]
@@ -132,7 +134,10 @@ def of_input(x: Tensor) -> Signal:
     units = Units(one_input(), math.inf, 0.0)
     mean, second = number(known.mean), number(known.second_moment)
     start = fresh(tuple(x.shape), mean, second, known.mean * known.mean, units)
-    return replace(start, function=None, sample=x, drawn=False)
+    # Nothing is left to chance but what the model's own arithmetic rounds.
+    rounding = max(_ROUNDING, torch.finfo(x.dtype).eps) if x.is_floating_point() else 0.0
+    wander = start.wander.plus(rounding * rounding)
+    return replace(start, wander=wander, function=None, sample=x, drawn=False)
 
 
 def shaping(function: Elementwise, base: Signal) -> Shaping:
