@@ -182,3 +182,21 @@ def test_a_band_of_a_first_convolution_fits_white_noise(first, mean, std):
 def test_a_band_behind_a_bias_fits(mean, std, of_inputs):
     model = lecun(with_bias(nn.Linear(27, 64), mean, std), nn.ReLU(), nn.Linear(64, 64), nn.Tanh())
     check(draw(model, of_inputs + batch(256, 27), DRAWS, again=redraw), range(4))
+
+
+def test_an_audits_band_of_channels_of_unlike_size_fits():
+    # Of depthwise filters the mean square of all together is known, not that of each.
+    conv = nn.Conv2d(8, 8, 3, groups=8, bias=False)
+    x = batch(4, 8, 8, 8) * torch.linspace(0.2, 2, 8)[:, None, None]
+    generator, missed, logs, ends = torch.Generator().manual_seed(3), 0, [], 0.0
+    for _ in range(DRAWS):
+        nn.init.normal_(conv.weight, std=1 / 3, generator=generator)
+        row = hw.audit(conv, x, backward=False).measured.layers[0]
+        assert row.band
+        missed += not row.band[0] <= row.signal.second_moment <= row.band[1]
+        # Over the weights' own mean square, which the audit knows.
+        assert row.weight
+        logs.append(math.log(row.signal.second_moment / row.weight.second_moment))
+        ends = math.log(row.band[1] / row.band[0])
+    assert missed <= MOST_MISSED
+    assert ends / NORMAL <= 1.5 * float(torch.tensor(logs).std())

@@ -17,8 +17,8 @@ _FILTERS, _FEWEST, _ENTRIES = 512, 64, 1 << 25
 def own_variance(module: _ConvNd, x: Tensor, squares: Tensor) -> tuple[float, float]:
     """Return the relative variance of one unit's mean square, and that of its mean.
 
-    Each filter is told apart from its own sum of squares: what the weights' mean square
-    explains is known beforehand.
+    Each filter is told apart from its own sum of squares: what the mean square of all weights
+    explains is known beforehand, and so is how large the input of each group is.
 
     Args:
         module: a convolution, transposed or not.
@@ -27,7 +27,8 @@ def own_variance(module: _ConvNd, x: Tensor, squares: Tensor) -> tuple[float, fl
 
     Returns:
         Var(q − E[q]·|w|²/E|w|²)/E[q]², q the mean square of one unit over inputs and
-        positions; and E[mean²]/E[q]. Averaged over: fresh Gaussian filters, seeded.
+        positions, its first expectation that of its group, the others over all groups; and
+        E[mean²]/E[q]. Averaged over: fresh Gaussian filters, seeded.
     """
     expected = squares.double().transpose(0, 1).flatten(1).mean(1)  # (groups,)
     whole = float(expected.mean())
@@ -37,7 +38,8 @@ def own_variance(module: _ConvNd, x: Tensor, squares: Tensor) -> tuple[float, fl
     made = layer.forward(x).double().transpose(0, 1).flatten(1)  # (units, inputs · positions)
     mean, square = made.mean(1), made.square().mean(1)
     size = weight.double().square().mean(1)
-    own = square - expected.repeat_interleave(len(square) // module.groups) * size
+    in_group = expected.repeat_interleave(len(square) // module.groups)
+    own = square - in_group - whole * (size - 1)
     return float(own.square().mean()) / whole**2, float(mean.square().mean()) / whole
 
 
