@@ -52,6 +52,19 @@ def conv_net(depth: int = 5, width: int = 24) -> tuple[Any, torch.Tensor]:
     return nn.Sequential(*layers[:-1]), torch.randn(16, width, 8, 8)
 
 
+class Written(nn.Module):
+    """Layers, and whatever forward is handed in."""
+
+    def __init__(self, forward: Callable[..., Any], **layers: nn.Module) -> None:
+        super().__init__()
+        self.steps = forward
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Any) -> Any:
+        return self.steps(self, x)
+
+
 class Block(nn.Module):
     """Add a branch in forward, as most people write it."""
 

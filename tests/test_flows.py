@@ -11,19 +11,6 @@ import networks as nets
 X = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
 
 
-class Functional(nn.Module):
-    """Layers of one width, and whatever forward is handed in."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.steps = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x):
-        return self.steps(self, x)
-
-
 def linear():
     return nn.Linear(16, 16)
 
@@ -74,7 +61,7 @@ def test_a_sum_is_a_node_however_it_is_written(add):
         x = self.first(x)
         return self.last(add(x, self.inner(x)))
 
-    model = Functional(forward, first=linear(), inner=linear(), last=linear())
+    model = nets.Written(forward, first=linear(), inner=linear(), last=linear())
     flow = nets.flow_of(model, X)
     (total,) = sums(flow)
     assert names(flow) == ["first", "inner", "+", "last"]
@@ -90,7 +77,7 @@ def test_a_sum_is_measured():
         x = self.first(x)
         return x + self.inner(x)
 
-    model = Functional(forward, first=linear(), inner=linear())
+    model = nets.Written(forward, first=linear(), inner=linear())
     (total,) = sums(nets.flow_of(model, X))
     made = model(X).detach().square().mean()
     assert total.signal.second_moment == pytest.approx(float(made), rel=1e-3)
@@ -101,7 +88,7 @@ def test_a_bias_and_a_constant_are_no_sums():
     def forward(self, x):
         return self.last(self.first(x) + 1 + torch.ones(16))
 
-    flow = nets.flow_of(Functional(forward, first=linear(), last=linear()), X)
+    flow = nets.flow_of(nets.Written(forward, first=linear(), last=linear()), X)
     assert not sums(flow)
     assert names(flow.before(find(flow, "last"))) == ["first"]
 
@@ -111,7 +98,7 @@ def test_what_is_done_to_an_output_keeps_where_it_came_from():
         x = torch.relu(self.first(x)).view(2, 4, 16).transpose(0, 1)
         return self.last(x.reshape(-1, 16)[:4] * 2)
 
-    flow = nets.flow_of(Functional(forward, first=linear(), last=linear()), X)
+    flow = nets.flow_of(nets.Written(forward, first=linear(), last=linear()), X)
     assert names(flow.before(find(flow, "last"))) == ["first"]
 
 
@@ -119,7 +106,7 @@ def test_parts_that_are_joined_come_from_both():
     def forward(self, x):
         return self.last(torch.cat([self.first(x), self.second(x)], dim=1))
 
-    model = Functional(forward, first=linear(), second=linear(), last=nn.Linear(32, 4))
+    model = nets.Written(forward, first=linear(), second=linear(), last=nn.Linear(32, 4))
     assert names(nets.flow_of(model, X).before(find(nets.flow_of(model, X), "last"))) == [
         "first",
         "second",
@@ -167,7 +154,7 @@ def test_what_an_lstm_returns_comes_from_it(kind):
         outputs, _ = self.cells(self.first(x)[None])
         return self.last(outputs[-1])
 
-    model = Functional(forward, first=linear(), cells=kind(16, 16), last=linear())
+    model = nets.Written(forward, first=linear(), cells=kind(16, 16), last=linear())
     flow = nets.flow_of(model, X)
     assert find(flow, "last").sources == {find(flow, "cells").number}
     assert find(flow, "cells").sources == {find(flow, "first").number}
@@ -179,7 +166,9 @@ def test_attention_is_in_the_branch_that_it_is_added_in():
         return self.last(x + self.attend(y, y, y, need_weights=False)[0])
 
     attend = nn.MultiheadAttention(16, 2, batch_first=True)
-    model = Functional(forward, first=linear(), norm=nn.LayerNorm(16), attend=attend, last=linear())
+    model = nets.Written(
+        forward, first=linear(), norm=nn.LayerNorm(16), attend=attend, last=linear()
+    )
     flow = nets.flow_of(model, X)
     inside = names(flow.nodes[number] for number in sorted(flow.in_branches()))
     assert inside == ["norm", "attend"]
@@ -201,7 +190,7 @@ def test_two_paths_that_begin_anew_are_no_branch():
     def forward(self, x):
         return self.last(self.first(x) + self.second(x))
 
-    model = Functional(forward, first=linear(), second=linear(), last=linear())
+    model = nets.Written(forward, first=linear(), second=linear(), last=linear())
     assert not nets.flow_of(model, X).in_branches()
 
 

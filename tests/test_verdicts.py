@@ -11,20 +11,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+import networks as nets
 from handwave import audit
-
-
-class Written(nn.Module):
-    """Layers, and whatever forward is handed in."""
-
-    def __init__(self, forward: Any, **layers: nn.Module):
-        super().__init__()
-        self.steps = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x):
-        return self.steps(self, x)
 
 
 def linear(inputs, outputs, scale=2.0):
@@ -50,7 +38,7 @@ def between(function, behind=None) -> Any:
         y = self.b(function(self.a(x)))
         return behind(y) if behind else y
 
-    return Written(forward, a=linear(64, 64), b=linear(64, 10))
+    return nets.Written(forward, a=linear(64, 64), b=linear(64, 10))
 
 
 def told(report):
@@ -92,7 +80,7 @@ def test_numbers_lost_in_the_input_are_told_so(lost):
 
 
 def test_numbers_lost_in_front_of_all_layers_are_not_the_inputs_fault():
-    model = Written(lambda self, x: self.a(x.sqrt()), a=linear(64, 10))
+    model = nets.Written(lambda self, x: self.a(x.sqrt()), a=linear(64, 10))
     (found,) = audit(model, batch()).failures
     assert (found.layer, found.verdict) == ("a", "not finite")
     assert "the input is finite" in found.sentence
@@ -104,7 +92,7 @@ def test_several_layers_that_take_what_is_lost_are_one_failure():
         return self.c(self.b(x) + self.d(x))
 
     layers = {name: linear(64, 64) for name in "abcd"}
-    assert told(audit(Written(forward, **layers), batch())) == [("b", "not finite")]
+    assert told(audit(nets.Written(forward, **layers), batch())) == [("b", "not finite")]
 
 
 @pytest.mark.parametrize("backward", [True, False])
@@ -116,7 +104,7 @@ def test_numbers_lost_behind_the_last_layer_are_told_there(backward):
 
 def test_a_function_of_ones_own_that_makes_nan_is_named():
     model: Any = nn.Sequential(
-        linear(64, 64), Written(lambda self, x: x.sqrt()), nn.ReLU(), linear(64, 10)
+        linear(64, 64), nets.Written(lambda self, x: x.sqrt()), nn.ReLU(), linear(64, 10)
     )
     assert told(audit(model, batch())) == [("1", "not finite")]
 
@@ -126,7 +114,7 @@ def test_a_gradient_that_is_lost_is_told_where_that_begins():
         hidden = self.a(self.first(x).relu())
         return self.b(torch.where(hidden > 0, hidden.sqrt(), 0 * hidden))
 
-    model = Written(forward, first=linear(64, 64), a=linear(64, 64), b=linear(64, 10))
+    model = nets.Written(forward, first=linear(64, 64), a=linear(64, 64), b=linear(64, 10))
     report = audit(model, batch())
     assert told(report) == [("a", "gradient not finite")]
     assert "though behind b it is finite" in report.failures[0].sentence
@@ -140,7 +128,7 @@ def test_masks_are_no_failure():
         y = self.b(self.softmax(masked) @ x + added.softmax(-1) @ x)
         return y.masked_fill(torch.eye(64, 10, dtype=torch.bool), -math.inf)
 
-    model = Written(forward, a=linear(64, 64), softmax=nn.Softmax(-1), b=linear(64, 10))
+    model = nets.Written(forward, a=linear(64, 64), softmax=nn.Softmax(-1), b=linear(64, 10))
     words = {each.verdict for each in audit(model, batch()).findings}
     assert not words & {"not finite", "gradient not finite", "overflows"}
 
@@ -153,7 +141,7 @@ class OwnReLU(nn.Module):
 RELUS = {
     "module": nn.ReLU,
     "in place": lambda: nn.ReLU(inplace=True),
-    "functional": lambda: Written(lambda self, x: functional.relu(x)),
+    "functional": lambda: nets.Written(lambda self, x: functional.relu(x)),
     "own": OwnReLU,
 }
 
@@ -198,7 +186,7 @@ def test_a_failure_is_told_once_whatever_leads_to_it():
         hidden = torch.tanh(30 * (self.a(x) + self.b(x.flip(0))))
         return self.d(torch.tanh(30 * self.c(hidden)))
 
-    model = Written(forward, **{name: linear(64, 64, 1.0) for name in "abcd"})
+    model = nets.Written(forward, **{name: linear(64, 64, 1.0) for name in "abcd"})
     assert told(audit(model, batch())) == [("c", "gradient explodes")]
 
 
@@ -233,7 +221,7 @@ def test_checkpoints_change_nothing_in_a_report():
     for forward in (plain, saved):
         torch.manual_seed(0)
         block = nn.Sequential(linear(64, 64), nn.ReLU(inplace=True), nn.LayerNorm(64))
-        model = Written(forward, first=linear(64, 64), block=block, last=linear(64, 10))
+        model = nets.Written(forward, first=linear(64, 64), block=block, last=linear(64, 10))
         reports.append(audit(model, batch()).to_dict())
     assert reports[0] == reports[1]
 
@@ -243,7 +231,9 @@ def test_reentrant_checkpoints_are_refused_with_a_way_out():
     def forward(self, x):
         return checkpoint(self.block, self.first(x), use_reentrant=True)
 
-    model = Written(forward, first=linear(64, 64), block=nn.Sequential(linear(64, 64), nn.ReLU()))
+    model = nets.Written(
+        forward, first=linear(64, 64), block=nn.Sequential(linear(64, 64), nn.ReLU())
+    )
     with pytest.raises(ValueError, match=r"reentrant checkpoints.*use_reentrant=False.*backward=F"):
         audit(model, batch())
     assert len(audit(model, batch(), backward=False).measured) == 3
@@ -253,6 +243,6 @@ def test_sparse_inputs_and_outputs_are_let_through():
     def forward(self, pair):
         return self.a(pair[1] @ pair[0]), pair[1]
 
-    model = Written(forward, a=linear(64, 64, 1.0))
+    model = nets.Written(forward, a=linear(64, 64, 1.0))
     given = {"x": (batch(), torch.eye(64).to_sparse())}
     assert audit(model, given).ok

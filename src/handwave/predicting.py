@@ -76,7 +76,7 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
         Lessons 2, "dot-product", 7, "relu", and 9, "backward"; band: Hanin & Nica 2018.
     """
     check_model(model)
-    _check_values(model, inputs)
+    _check_values(inputs)
     walker = _Walker(model)
     with nothing_left_behind(model), torch.no_grad():
         _, back = walker.walk(model, "", _start(model, inputs))
@@ -96,10 +96,8 @@ def _start(model: nn.Module, inputs: Inputs | Moments) -> Signal | None:
     return of_input(tensors[0].detach().cpu())
 
 
-def _check_values(model: nn.Module, inputs: Inputs | Moments) -> None:
+def _check_values(inputs: Inputs | Moments) -> None:
     """Refuse what has a shape but no values."""
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        raise ValueError("a model on the meta device has no weights yet: call .to_empty, draw them")
     if isinstance(inputs, Tensor) and inputs.is_meta:
         raise ValueError("an input on the meta device has no values: pass Moments instead")
 
