@@ -44,6 +44,7 @@ ORDER = [
     "reports",
     "auditing",
     "parts",
+    "copies",
     "levers",
     "repairs",
     "repairing",

@@ -24,6 +24,7 @@ class Lever:
         block: the part of them that is.
         inverse: the parameters' values for the weight times a factor; by default the
             parameters times that factor.
+        copied: copies what is written, to bring it back.
     """
 
     def __init__(
@@ -31,16 +32,22 @@ class Lever:
         parameters: Sequence[Tensor],
         block: slice | EllipsisType = ...,
         inverse: Callable[[float], Sequence[Tensor]] | None = None,
+        copied: Callable[[Tensor], Tensor] = Tensor.clone,
     ) -> None:
         self.parameters = tuple(parameters)
         self.block = block
         self.inverse = inverse
-        self.before = tuple(part.clone() for part in self._parts())
+        self.before = tuple(map(copied, self._parts()))
 
     @property
     def places(self) -> tuple[object, ...]:
         """Say where in memory it writes: tied weights are written at the same place."""
         return tuple((part.device, part.data_ptr()) for part in self._parts())
+
+    @property
+    def memory(self) -> set[object]:
+        """Say whose memory it writes in, as `memory` does: that of a view is its owner's."""
+        return {place for parameter in self.parameters for place in memory(parameter)}
 
     def _parts(self) -> Iterator[Tensor]:
         # Looked up anew each time: a model that moved to another device has other memory. With
@@ -81,6 +88,12 @@ class Lever:
         )
 
 
+def memory(tensor: Tensor) -> Iterator[object]:
+    """Name the memory that a tensor lies in; views of one tensor lie in the same."""
+    if tensor.layout == torch.strided:
+        yield tensor.device, tensor.untyped_storage().data_ptr()
+
+
 def _written(part: Tensor, before: Tensor, factor: float) -> bool:
     torch.mul(before, factor, out=part)
     if part.element_size() > 2 and _SMALL < factor < _LARGE:
@@ -107,7 +120,7 @@ def allowed(parameters: Iterable[Tensor]) -> AbstractContextManager[object]:
     return torch.inference_mode(made_there or torch.is_inference_mode_enabled())
 
 
-def lever_of(layer: nn.Module) -> Lever | str:
+def lever_of(layer: nn.Module, copied: Callable[[Tensor], Tensor] = Tensor.clone) -> Lever | str:
     """Find what scales a layer's weight, or say why nothing does."""
     try:
         fans(layer)
@@ -123,7 +136,7 @@ def lever_of(layer: nn.Module) -> Lever | str:
     for name in ("weight", "weight_g", "weight_orig" if pruned else ""):
         weight = owned.get(name)
         if weight is not None and weight.is_floating_point():
-            return Lever([weight])
+            return Lever([weight], copied=copied)
     return "its weight is computed from others"
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,7 +28,8 @@ from handwave.totals import quick_moments, spread, zeros
 from handwave.traces import Layer, Trace
 from handwave.weights import known_fans
 
-_UNKNOWN = Moments(math.nan, math.nan)
+# What a row says that nothing is known of.
+_NOTHING = {"shape": (), "dtype": None, "signal": Moments(math.nan, math.nan)}
 
 
 class Look(Protocol):
@@ -146,7 +147,7 @@ class _Recorder:
     detail: bool
     backward: bool
     look: Look | None
-    rows: list[Layer] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)  # what differs from _NOTHING
     seen: list[Seen] = field(default_factory=list)
     entered: dict[nn.Module, tuple[Moments, float | None] | None] = field(default_factory=dict)
     edges: dict[tuple[int, str], GradientEdge] = field(default_factory=dict)
@@ -178,7 +179,7 @@ class _Recorder:
         self.seen.append(Seen(module, self.entered.pop(module, None)))
         if output is None or not output.numel():
             note = "no floating output" if output is None else "empty output"
-            self.rows.append(_row(module, name, note=note))
+            self.rows.append({"name": name, "note": note})
             return replaced
         if self.backward:
             self._mark(output, "output")
@@ -186,7 +187,7 @@ class _Recorder:
                 self._mark(next(floating((args, kwargs)), None), "input")
         if self.look:
             self.seen[-1].forward = self.look.forward(module, args, kwargs, output)
-        self.rows.append(self._measured(_row(module, name), module, output.detach()))
+        self.rows.append({"name": name} | self._measured(module, output.detach()))
         return replaced
 
     def _mark(self, tensor: Tensor | None, side: str) -> None:
@@ -195,13 +196,13 @@ class _Recorder:
             # The edge, not the tensor: an in-place activation gives the tensor a new gradient.
             self.edges[len(self.rows), side] = get_gradient_edge(tensor)
 
-    def _measured(self, row: Layer, module: nn.Module, output: Tensor) -> Layer:
+    def _measured(self, module: nn.Module, output: Tensor) -> dict[str, Any]:
         signal = self._moments(output)
-        row = replace(row, shape=tuple(output.shape), dtype=output.dtype, signal=signal)
-        if not self.detail:
-            return row
-        axis = batch_axis(module, output)
-        return replace(row, spread=spread(output, axis, signal), zeros=zeros(output))
+        row = {"shape": tuple(output.shape), "dtype": output.dtype, "signal": signal}
+        if self.detail:
+            axis = batch_axis(module, output)
+            row |= {"spread": spread(output, axis, signal), "zeros": zeros(output)}
+        return row
 
     def _moments(self, tensor: Tensor) -> Moments:
         return quick_moments(tensor, 1e-6 if self.detail else 1e-4)
@@ -220,16 +221,14 @@ class _Recorder:
         if side == "input":
             self.seen[row].input_grad = self._moments(grad)
             return
-        self.rows[row] = replace(self.rows[row], grad=self._moments(grad))
+        self.rows[row]["grad"] = self._moments(grad)
         if self.look:
             self.seen[row].backward = self.look.backward(self.seen[row].module, grad)
 
     def _say(self, note: str) -> None:
         """Add a note to the last row that has a gradient."""
-        for place in reversed(range(len(self.rows))):
-            if self.rows[place].grad:
-                self.rows[place] = replace(self.rows[place], note=note)
-                return
+        row = next((row for row in reversed(self.rows) if "grad" in row), {})
+        row["note"] = note
 
     def trace(self, model: nn.Module) -> Trace:
         """Add the modules that were never called, the fans, and what the weights are."""
@@ -237,17 +236,18 @@ class _Recorder:
         for module, name in rows(model).items():
             if module not in called:
                 self.seen.append(Seen(module))
-                self.rows.append(_row(module, name, "never called"))
+                self.rows.append({"name": name, "note": "never called"})
         # After the run: a spectral norm takes a step each time that its weight is looked at.
         known = {module: self._known(module) for module in {seen.module for seen in self.seen}}
         pairs = zip(self.rows, self.seen, strict=True)
-        return Trace(tuple(replace(row, **known[seen.module]) for row, seen in pairs))
+        return Trace(tuple(Layer(**_NOTHING | known[seen.module] | row) for row, seen in pairs))
 
     def _known(self, module: nn.Module) -> dict[str, Any]:
         """Return what a row says of its module, whatever went through it."""
         fan_in, fan_out = known_fans(module) or (None, None)
         weight = _weight(module) if self.detail else None
-        return {"fan_in": fan_in, "fan_out": fan_out, "weight": weight}
+        fans = {"fan_in": fan_in, "fan_out": fan_out}
+        return {"kind": kind(module), "weight": weight, **fans}
 
 
 def _entered(module: nn.Module, given: Tensor | None) -> tuple[Moments, float | None] | None:
@@ -263,11 +263,6 @@ def _entered(module: nn.Module, given: Tensor | None) -> tuple[Moments, float | 
 def batch_axis(module: nn.Module, tensor: Tensor) -> int:
     """Find the axis of the inputs: a recurrent layer's second one, if not told otherwise."""
     return 1 if tensor.dim() == 3 and not getattr(module, "batch_first", True) else 0
-
-
-def _row(module: nn.Module, name: str, note: str = "") -> Layer:
-    """Start a row with what is known without running."""
-    return Layer(name, kind(module), (), None, None, None, None, _UNKNOWN, note=note)
 
 
 def _weight(module: nn.Module) -> Moments | None:

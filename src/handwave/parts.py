@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from handwave.running import floating
 from handwave.sums import twin
-from handwave.totals import quick_moments
+from handwave.totals import quick_second_moment
 
 # What to compute an output in again where its own dtype has lost it.
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float64}
@@ -80,7 +80,7 @@ class Part:
     def _take(self, product: Tensor) -> None:
         """Measure a, and how it stands to the bias."""
         self.product = product
-        self.squares = Squares(second_moment(product))
+        self.squares = Squares(quick_second_moment(product))
         if self.bias is not None:
             wide = product.to(torch.promote_types(product.dtype, torch.float32))
             bias = self.bias.double()
@@ -102,7 +102,9 @@ class Part:
         """
         if self.rerun:
             made = self.rerun()
-            if not abs(second_moment(made) / target - 1) <= max(1e-4, torch.finfo(made.dtype).eps):
+            if not abs(quick_second_moment(made) / target - 1) <= max(
+                1e-4, torch.finfo(made.dtype).eps
+            ):
                 return "its output does not follow its weight"
             self.output.copy_(made)
         elif self.product is self.output:
@@ -111,11 +113,6 @@ class Part:
             scaled = self.product.mul_(scale)
             self.output.copy_(scaled if self.bias is None else scaled.add_(self.bias))
         return ""
-
-
-def second_moment(tensor: Tensor) -> float:
-    """Return the mean square of all entries, which must not be none."""
-    return quick_moments(tensor, 1e-4).second_moment
 
 
 def of_layer(layer: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Part:

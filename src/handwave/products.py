@@ -143,7 +143,11 @@ def _fill(out: np.ndarray, row: np.ndarray, scale: float, seed: int) -> None:
 
 
 def _products(
-    bits: np.random.Generator, length: np.ndarray, turn: np.ndarray, columns: int
+    # Quoted: numpy imports its generators, with all they need, at the first look at them.
+    bits: "np.random.Generator",
+    length: np.ndarray,
+    turn: np.ndarray,
+    columns: int,
 ) -> np.ndarray:
     """Draw pairs of standard normals, and return their products with pairs of inputs, added.
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from handwave.levers import Lever, allowed, lever_of, writing
+from handwave.copies import Copies
+from handwave.levers import Lever, allowed, lever_of, memory, writing
 from handwave.parts import (
     Part,
     of_attention,
     of_layer,
     of_own_forward,
     of_projection,
-    second_moment,
 )
 from handwave.repairs import Repair, Row
 from handwave.running import (
@@ -33,6 +33,7 @@ from handwave.running import (
     rows,
     watched,
 )
+from handwave.totals import quick_second_moment
 
 # Nearer than this to the target a weight stays as it is: repairing twice changes nothing more.
 _NEAR = 1e-5
@@ -93,7 +94,7 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
         "your-network".
     """
     args, kwargs = arguments(model, inputs)
-    repairer = _Repairer(_checked(target), apply)
+    repairer = _Repairer(_checked(target), apply, Copies(model.parameters()))
     with allowed(model.parameters()):
         with nothing_left_behind(model) as earlier, eager(model), torch.no_grad():
             repairer.earlier = earlier
@@ -121,6 +122,7 @@ class _Repairer:
 
     target: float
     apply: bool
+    copied: Copies
     rows: list[Row] = field(default_factory=list)
     changes: list[tuple[str, Lever, float]] = field(default_factory=list)
     done: dict[object, str] = field(default_factory=dict)
@@ -150,11 +152,12 @@ class _Repairer:
 
     def write(self) -> None:
         """Let every change stand, also where the model's own writing was just undone."""
+        undone = {place for tensor in self.earlier for place in memory(tensor)}
         with writing([lever for _, lever, _ in self.changes]):
             for _, lever, scale in self.changes:
                 # Not autograd's count of writes: it is a parameter's own, and its memory may be
                 # another's too, by which the weight came back.
-                if not lever.stands_at(scale):
+                if not lever.memory.isdisjoint(undone) and not lever.stands_at(scale):
                     lever.write(scale)
 
     def _project(self, name: str, module: nn.MultiheadAttention, args: Any, kwargs: Any) -> None:
@@ -168,7 +171,7 @@ class _Repairer:
             for which, x in enumerate(_projected(module, args, kwargs)):
                 part, weight, block = of_projection(module, which, x)
                 label = weight if weight[0] == "qkv"[which] else f"{weight}[{'qkv'[which]}]"
-                lever = Lever([getattr(module, weight)], block)
+                lever = Lever([getattr(module, weight)], block, copied=self.copied)
                 self._bring(Row(name, label, kind(module)), lever, part)
 
     def _watch(self, module: nn.Module, name: str, args: Any, kwargs: Any, result: Any) -> None:
@@ -184,9 +187,9 @@ class _Repairer:
             self._leave(row, math.nan, "no floating output")
             return
         attention = isinstance(module, nn.MultiheadAttention)
-        lever = lever_of(module.out_proj if attention else module)
+        lever = lever_of(module.out_proj if attention else module, self.copied)
         if isinstance(lever, str):
-            self._leave(row, second_moment(output), lever)
+            self._leave(row, quick_second_moment(output), lever)
         else:
             args, kwargs = given
             self._bring(row, lever, _part(module, args, kwargs, output))
@@ -199,7 +202,7 @@ class _Repairer:
         if why:
             self._leave(row, before, why)
         else:
-            after = second_moment(part.output)
+            after = quick_second_moment(part.output)
             self.rows.append(replace(row, before=before, after=after, scale=scale))
             self.changes.append((f"{row.layer}.{row.weight}", lever, scale))
         if why in {"", _AT_TARGET}:

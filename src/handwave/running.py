@@ -30,6 +30,9 @@ _CONTAINERS = (list, dict, OrderedDict, defaultdict, set, deque)
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
+# The largest block that glibc learns from: see `_keep_freed_memory`.
+_LARGEST = (1 << 25) - (1 << 13)
+
 # Integers as wide as an entry: two tensors are the same bit for bit if these are equal.
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -141,11 +144,22 @@ def watched(model: nn.Module, watcher: Watcher) -> Iterator[None]:
         call = calls[module] = calls.get(module, 0) + 1
         return watcher(module, name + (f"#{call}" if call > 1 else ""), args, kwargs, result)
 
+    _keep_freed_memory()
     with ExitStack() as stack:
         for module, name in rows(model).items():
             bound = partial(hook, module, name)
             stack.callback(module.register_forward_hook(bound, with_kwargs=True).remove)
         yield
+
+
+def _keep_freed_memory() -> None:
+    """Let the system's allocator keep what one layer frees for the next one to use.
+
+    A watcher's own small tensors come to lie between the large ones; then glibc gives freed
+    memory back to the system, and every page that is asked for again costs more than reading it.
+    Freeing one large block, of which no page was touched, raises the limit up to which it keeps.
+    """
+    torch.empty(_LARGEST, dtype=torch.uint8, device="cpu")
 
 
 def eager(model: nn.Module) -> AbstractContextManager[object]:
@@ -218,7 +232,7 @@ def _attributes(attributes: dict[str, Any]) -> Callable[[], None]:
     before = dict(attributes)
     # Most are empty, and a model has a dozen of them for every module.
     contents = [(v, v.copy() if v else None) for v in before.values() if type(v) in _CONTAINERS]
-    generators = [(v, v.get_state()) for v in before.values() if isinstance(v, torch.Generator)]
+    generators = [(v, v.get_state()) for v in before.values() if type(v) is torch.Generator]
 
     def put_back() -> None:
         attributes.clear()

@@ -1,6 +1,7 @@
 """Sum up a tensor nearly as fast as it can be read."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ _PIECE = 1 << 18
 
 # Squares below this begin to lose digits in float32, whose range ends at 1e-38.
 _SMALL = 1e-28
+
+_FAST = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def quick_moments(tensor: Tensor, precision: float) -> Moments:
@@ -38,6 +41,21 @@ def quick_moments(tensor: Tensor, precision: float) -> Moments:
         if _SMALL < second_moment < math.inf and mean * mean <= precision * 1e7 * var:
             return Moments(mean, var, tensor.numel())
     return Moments.of(tensor)
+
+
+def quick_second_moment(tensor: Tensor) -> float:
+    """Compute the mean of squares, to 1e-6, in a single pass where float32 holds them.
+
+    Args:
+        tensor: any floating tensor with entries.
+
+    Averaged over: every entry of the tensor.
+    """
+    if _is_fast(tensor):
+        found = sum(_square_sum(*_blocks(part)) for part in _parts(tensor)) / tensor.numel()
+        if _SMALL < found < math.inf:
+            return found
+    return Moments.of(tensor).second_moment
 
 
 def spread(output: Tensor, axis: int, signal: Moments) -> float | None:
@@ -73,8 +91,7 @@ def zeros(output: Tensor) -> float:
 
 def _is_fast(tensor: Tensor) -> bool:
     """Tell what can be summed up here; Apple's GPU has no float64."""
-    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    return tensor.dtype in dtypes and tensor.device.type != "mps"
+    return tensor.dtype in _FAST and not tensor.is_mps
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
@@ -84,7 +101,17 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 def _flat(tensor: Tensor) -> Tensor:
     """View a tensor as a vector, in the order in which it lies in memory."""
+    if tensor.is_contiguous():
+        return tensor.view(-1)
     return tensor.permute(_order(tensor)).reshape(-1)
+
+
+def _parts(tensor: Tensor) -> Iterable[Tensor]:
+    """Yield the entries as vectors with digits enough to be added up."""
+    flat, wide = _flat(tensor), _wide(tensor)
+    if tensor.dtype == wide:
+        return (flat,)
+    return (part.to(wide) for part in flat.split(_PIECE))
 
 
 def _order(tensor: Tensor) -> list[int]:
@@ -93,25 +120,33 @@ def _order(tensor: Tensor) -> list[int]:
 
 def _sums(tensor: Tensor) -> tuple[float, float]:
     """Return the sum of the entries and the sum of their squares."""
-    flat, wide = _flat(tensor), _wide(tensor)
-    parts = (flat,) if tensor.dtype == wide else (p.to(wide) for p in flat.split(_PIECE))
     total = squares = 0.0
-    for part in parts:
+    for part in _parts(tensor):
         blocks, rest = _blocks(part)
-        total += float(blocks.sum(dim=1).double().sum()) + (float(rest.sum()) if len(rest) else 0.0)
+        total += _sum(blocks.sum(dim=1)) + _sum(rest)
         squares += _square_sum(blocks, rest)
     return total, squares
 
 
 def _blocks(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut a vector into blocks (blocks, 1024) and what is left, in float64."""
+    """Cut a vector into blocks (blocks, 1024) and what is left."""
     whole = flat.numel() - flat.numel() % _BLOCK
-    return flat[:whole].view(-1, _BLOCK), flat[whole:].double()
+    return flat[:whole].view(-1, _BLOCK), flat[whole:]
 
 
 def _square_sum(blocks: Tensor, rest: Tensor) -> float:
-    norms = torch.linalg.vector_norm(blocks, dim=1).double()
-    return float(norms.dot(norms)) + (float(rest.dot(rest)) if len(rest) else 0.0)
+    return _squares(torch.linalg.vector_norm(blocks, dim=1)) + _squares(rest)
+
+
+def _sum(few: Tensor) -> float:
+    """Add up in float64; a tensor without entries is common."""
+    return few.sum(dtype=torch.float64).item() if few.numel() else 0.0
+
+
+def _squares(few: Tensor) -> float:
+    """Add up squares in float64; a product, since ** raises where the square is inf."""
+    norm = torch.linalg.vector_norm(few, dtype=torch.float64).item() if few.numel() else 0.0
+    return norm * norm
 
 
 def _quick_spread(output: Tensor, axis: int) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -164,8 +165,13 @@ def test_extra_memory_grows_with_layers_not_with_activations(
 IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
 
-def test_import(benchmark: Any) -> None:
-    """`import handwave` brings torch along, so that the two are compared as they are."""
+def test_import(benchmark: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`import handwave` brings torch along, so that the two are compared as they are.
+
+    Both have bytecode, as what pip installs has.
+    """
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
     pairs: list[tuple[float, float]] = []
 
     def pair() -> None:
