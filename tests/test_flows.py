@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import networks as nets
 
@@ -123,6 +124,60 @@ def test_the_activation_in_front_is_found_through_dropout():
     assert names([found]) == ["1"]
     assert flow.activation_before(find(flow, "6")) is None
     assert flow.activation_before(find(flow, "0")) is None
+
+
+@pytest.mark.parametrize(
+    ("called", "layer"),
+    [
+        (torch.relu, nn.ReLU()),
+        (lambda x: torch.relu(input=x), nn.ReLU()),
+        (lambda x: F.relu(x, inplace=True), nn.ReLU()),
+        (lambda x: x.relu_(), nn.ReLU()),
+        (lambda x: F.dropout(x.tanh(), 0.1).flatten(1), nn.Tanh()),
+        (lambda x: F.leaky_relu(x, 0.3), nn.LeakyReLU(0.3)),
+        (lambda x: F.elu(x, alpha=0.5), nn.ELU(0.5)),
+        (lambda x: F.gelu(x, approximate="tanh"), nn.GELU("tanh")),
+    ],
+)
+def test_an_activation_in_front_may_be_a_function(called, layer):
+    def forward(self, x):
+        return self.last(self.drop(called(self.first(x))))
+
+    model = nets.Written(forward, first=linear(), drop=nn.Dropout(0.1), last=linear())
+    flow = nets.flow_of(model, X)
+    found = flow.activation_before(find(flow, "last"))
+    assert found
+    assert found.module
+    assert torch.equal(found.module(X.clone()), layer(X.clone()))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: x,
+        lambda x: torch.relu(x) + x,
+        lambda x: torch.relu(x) * x,
+        lambda x: torch.relu(x).mul_(x),
+        lambda x: torch.relu(x).add_(x),
+    ],
+)
+def test_behind_what_joins_two_tensors_no_activation_is_in_front(between):
+    model = nets.Written(
+        lambda self, x: self.last(between(self.first(x))), first=linear(), last=linear()
+    )
+    flow = nets.flow_of(model, X)
+    assert flow.activation_before(find(flow, "last")) is None
+
+
+def test_an_activation_is_forgotten_behind_the_next_layer():
+    def forward(self, x):
+        return self.last(self.act(torch.tanh(self.first(x))))
+
+    model = nets.Written(forward, first=linear(), act=nn.ReLU(inplace=True), last=linear())
+    flow = nets.flow_of(model, X)
+    found = flow.activation_before(find(flow, "last"))
+    assert found
+    assert names([found]) == ["act"]
 
 
 def test_a_scale_is_set_by_the_norm_in_front():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import networks as nets
 from handwave import audit, repair_
@@ -241,6 +242,33 @@ def test_a_gain_missing_everywhere_makes_a_deep_stack_vanish():
     report = audit(model, x)
     assert {cause for _, cause in nets.named(report)} == {"gain missing"}
     assert {"vanishes", "gradient vanishes"} <= {each.verdict for each in report.failures}
+
+
+@pytest.mark.parametrize(
+    ("called", "layer"),
+    [(torch.relu, nn.ReLU()), (F.gelu, nn.GELU()), (torch.tanh, nn.Tanh())],
+    ids=["relu", "gelu", "tanh"],
+)
+def test_a_gain_is_missed_whether_the_activation_is_a_layer_or_a_function(called, layer):
+    """Tanh keeps what it gets once that is small, and nothing is missing behind it."""
+
+    def forward(self, x):
+        for name in "abcde":
+            x = self.activation(getattr(self, name)(x))
+        return self.f(x)
+
+    torch.manual_seed(0)
+    layers = {name: nets.drawn(nn.Linear(256, 256)) for name in "abcdef"}
+    model = nets.Written(forward, activation=layer, **layers)
+    x = torch.randn(64, 256)
+    torch.manual_seed(1)  # of the gradient that enters
+    by_layer = audit(model, x)
+    del model.activation
+    model.activation = called
+    torch.manual_seed(1)
+    assert audit(model, x).findings == by_layer.findings
+    missing = {(name, "gain missing") for name in "bcde"}
+    assert nets.named(by_layer) == (set() if called is torch.tanh else missing)
 
 
 def test_defaults_everywhere_make_the_inputs_of_a_deep_stack_one():

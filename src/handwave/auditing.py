@@ -99,6 +99,7 @@ class _Witness:
                 expected=expect(module, args, kwargs),
                 largest=float(made.abs().max()),
                 at_the_ends=_at_the_ends(module, made),
+                applied=self.streams.applied(given[0]) if len(given) == 1 else None,
             )
         return replace(facts, node=self.streams.born([output]))
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from handwave.expecting import Expected, is_sum
 from handwave.moments import Moments
-from handwave.streams import Sum
+from handwave.streams import Applied, Sum
 from handwave.traces import Layer
 
 
@@ -26,6 +26,7 @@ class Facts:
         expected: what the layer should have made of it; None without theory.
         largest: absolute value in the output.
         at_the_ends: share of the output's entries at an end of the activation's range.
+        applied: the activation that its input came through, if that is no layer.
     """
 
     node: int
@@ -35,6 +36,7 @@ class Facts:
     expected: Expected | None
     largest: float
     at_the_ends: float
+    applied: Applied | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,12 @@ class Flow:
         return sorted(found, key=lambda n: n.number)
 
     def activation_before(self, node: Node) -> Node | None:
-        """Find the activation whose output enters a layer, through dropout and its like."""
+        """Find the activation whose output enters a layer, through dropout and its like.
+
+        One that was called as a function is a node of its own here, with no row and no facts.
+        """
+        if node.facts and node.facts.applied:
+            return replace(node, module=node.facts.applied, row=None, facts=None)
         sources = [self.nodes[n] for n in node.sources if n in self.nodes]
         if len(sources) != 1 or sources[0].module is None or sources[0].counts:
             return None

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -12,6 +12,9 @@ from handwave.moments import Moments
 from handwave.totals import quick_moments
 
 _ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+
+# Underscores left out, torch's functions are named as its modules: F.leaky_relu, x.relu_().
+_ACTIVATIONS = {name.lower() for name in nn.modules.activation.__all__}
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,18 @@ class Sum:
     units: float
 
 
+class Applied(nn.Module):
+    """Be an activation that was called as a function, with the options that it was given."""
+
+    def __init__(self, func: Any, options: tuple[Any, ...], named: dict[str, Any]) -> None:
+        super().__init__()
+        self.func, self.options, self.named = func, options, named
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call it again; x and what it returns are of any one shape."""
+        return self.func(x, *self.options, **self.named)
+
+
 class Streams(TorchFunctionMode):
     """Watch every operation between layers while a model runs.
 
@@ -43,13 +58,18 @@ class Streams(TorchFunctionMode):
         self.sums: list[Sum] = []
         self.nodes = 0
         self._sources: Any = WeakIdKeyDictionary()
+        self._applied: Any = WeakIdKeyDictionary()
 
     def born(self, outputs: Iterable[Tensor]) -> int:
         """Number a layer's call, and let its outputs come from it."""
         node, self.nodes = self.nodes, self.nodes + 1
         for output in outputs:
-            self._sources[output] = frozenset([node])
+            self._came(output, frozenset([node]))
         return node
+
+    def applied(self, tensor: Tensor) -> Applied | None:
+        """Return the activation that was called as a function since the last node, if any was."""
+        return self._applied.get(tensor)
 
     def sources(self, tensors: Iterable[Tensor]) -> frozenset[int]:
         """Return the nodes that tensors came from."""
@@ -58,23 +78,35 @@ class Streams(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, and note where its result came from."""
-        operands = list(_tensors((args, kwargs or {})))
+        kwargs = kwargs or {}
+        operands = list(_tensors((args, kwargs)))
         before = [self.sources([operand]) for operand in operands]
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
         if not any(before):
             return result
-        if getattr(func, "__name__", "") in _ADDITIONS and _alike(operands):
+        name = getattr(func, "__name__", "")
+        if name in _ADDITIONS and _alike(operands):
             self._add(before, result)
             return result
+        applied = None
+        if all(operand is operands[0] for operand in operands):  # x.view_as(x) has two
+            applied = self.applied(operands[0])
+            if name.replace("_", "") in _ACTIVATIONS:
+                named = {key: value for key, value in kwargs.items() if value is not operands[0]}
+                applied = Applied(func, args[1:], named)
         for made in _tensors(result):
-            self._sources[made] = frozenset().union(*before)
+            self._came(made, frozenset().union(*before), applied)
         return result
+
+    def _came(self, made: Tensor, sources: frozenset[int], applied: Applied | None = None) -> None:
+        """Note the nodes that a tensor came from; one that was written in came from others."""
+        self._sources[made], self._applied[made] = sources, applied
 
     def _add(self, before: list[frozenset[int]], result: Tensor) -> None:
         signal = quick_moments(result.detach(), 1e-4)
         node, self.nodes = self.nodes, self.nodes + 1
         self.sums.append(Sum(node, (before[0], before[1]), signal, result[:1].numel()))
-        self._sources[result] = frozenset([node])
+        self._came(result, frozenset([node]))
 
 
 def _alike(operands: list[Tensor]) -> bool:
