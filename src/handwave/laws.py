@@ -5,29 +5,20 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from handwave.activations import Elementwise, activation_moments, elementwise
+from handwave.activations import elementwise
 from handwave.moments import Moments
 from handwave.norms import BATCH_NORMS, batch_norm, group_norm, layer_norm, rms_norm
+from handwave.panels import of_each
+from handwave.quadrature import Elementwise
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal, number, of_input, shaping
 from handwave.sums import CONVOLUTIONS, convolution, embedding, linear
 from handwave.weights import is_conv1d
-
-_ALIKE = 1e-6  # relative variance of a variance that moves no moment by more
-
-# So many positions are integrated one by one; more of them on panels that they share, out to so
-# many deviations, with so many nodes each.
-_FEW, _REACH, _NODES = 4, 12, 12
-_PRECISE, _CLOSE = 1e-10, 1e-6  # relative: what halving may change; what two ways may differ by
-_DEPTH, _MOST_PANELS = 40, 4096
-_AT_ONCE = 1024  # positions, so that a table of all nodes stays in memory
 
 Law = Callable[[Any, Signal], tuple[Signal, Backward]]
 
@@ -124,138 +115,8 @@ def _by_position(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
     rows = table.reshape(2, -1).T.to(torch.float32)
     alike, place = torch.unique(rows, dim=0, return_inverse=True)
     means, seconds = alike.double().T
-    unlike = base.units.unlike
-    if len(alike) > _FEW:
-        made = _of_many(function, means, seconds, unlike)
-    else:
-        pairs = zip(means.tolist(), seconds.tolist(), strict=True)
-        found = [_of_units(function, mean, second, unlike) for mean, second in pairs]
-        made = torch.tensor(found, dtype=torch.float64)
-    mean, second = made[place].T
+    mean, second = of_each(function, means, seconds, base.units.unlike)[place].T
     return mean.reshape(table[0].shape), second.reshape(table[0].shape)
-
-
-def _of_units(
-    function: Elementwise, mean: float, second: float, unlike: float
-) -> tuple[float, float]:
-    """Return mean and second moment of function(z), z Gaussian of a variance that varies.
-
-    Args:
-        function: elementwise.
-        mean: of all z.
-        second: moment of all z.
-        unlike: relative variance of the variance, over inputs and draws: as Gamma, of which
-            Gauss' rule of two nodes has the first three moments. Below 0, of which no variance
-            is capable, what it would do is done the other way round.
-    """
-    var = max(second - mean * mean, 0.0)
-    made = [
-        (part, activation_moments(function, Moments(mean, var * at)))
-        for at, part in _variances(unlike)
-    ]
-    return sum(w * each.mean for w, each in made), sum(w * each.second_moment for w, each in made)
-
-
-def _variances(unlike: float) -> list[tuple[float, float]]:
-    """Return the nodes and weights that stand for a variance of mean 1 that varies."""
-    if abs(unlike) <= _ALIKE:
-        return [(1.0, 1.0)]
-    if unlike < 0:
-        return [(1.0, 2.0), *((at, -part) for at, part in _variances(-unlike))]
-    root = math.sqrt(1 / unlike + 1)
-    return [((root + s) * root * unlike, (1 - s / root) / 2) for s in (-1, 1)]
-
-
-def _of_many(function: Elementwise, means: Tensor, seconds: Tensor, unlike: float) -> Tensor:
-    """Do what `_of_units` does for many z at once: two tensors (positions,) to (positions, 2)."""
-    var = (seconds - means * means).clamp_min(0)
-    made = torch.zeros(len(means), 2, dtype=torch.float64)
-    for at, part in _variances(unlike):
-        made += part * _expected(function, means, (at * var).sqrt())
-    # One of them by the other way, which refuses what has no moments, and goes further out.
-    last = int(seconds.argmax())
-    exact = _of_units(function, float(means[last]), float(seconds[last]), unlike)[1]
-    if not abs(float(made[last, 1]) - exact) <= _CLOSE * exact:
-        raise ValueError("the function grows too fast, or is too rough, for a map of positions")
-    return made
-
-
-def _expected(function: Elementwise, means: Tensor, stds: Tensor) -> Tensor:
-    """Return E[f(z)] and E[f(z)²] of many Gaussian z; (positions, 2).
-
-    Those of about one place, and of one size to a factor of two, share nodes and values there.
-    """
-    # So narrow a Gaussian is a point; of 0, no node is wide enough.
-    stds = stds.clamp_min(1e-9 * float(means.abs().max() + stds.max()))
-    size = torch.frexp(stds).exponent.double()
-    cells = torch.stack([size, torch.floor(means / 4 / torch.exp2(size))])
-    kinds, cell = torch.unique(cells, dim=1, return_inverse=True)
-    made = torch.empty(len(means), 2, dtype=torch.float64)
-    for index in range(kinds.shape[1]):
-        inside = cell == index
-        made[inside] = _of_one_size(function, means[inside], stds[inside])
-    return made
-
-
-def _of_one_size(function: Elementwise, means: Tensor, stds: Tensor) -> Tensor:
-    """Integrate f and f² against Gaussians of about one place and size."""
-    z, weights = _mesh(function, means, stds)
-    y = function(z)
-    products = torch.stack([y, y * y], dim=1) * weights[:, None]  # (nodes, 2)
-    parts = []
-    for mean, std in zip(means.split(_AT_ONCE), stds.split(_AT_ONCE), strict=True):
-        t = (z - mean[:, None]) / std[:, None]  # (positions, nodes)
-        parts.append(torch.exp(t * t / -2) @ products / std[:, None])
-    return torch.cat(parts) / math.sqrt(2 * math.pi)
-
-
-def _mesh(function: Elementwise, means: Tensor, stds: Tensor) -> tuple[Tensor, Tensor]:
-    """Return nodes and weights for f and f² times any of these Gaussians.
-
-    Panels as wide as the narrowest are halved until halving changes no integral over one: a
-    kink or a jump may stand anywhere.
-    """
-    width, wide = float(stds.min()), float(stds.max())
-    low, high = float(means.min()), float(means.max())
-    # From a multiple of the width on, so that 0, where most kinks are, is between two panels.
-    first, last = (math.floor(end / width) for end in (low - _REACH * wide, high + _REACH * wide))
-    line = width * torch.arange(first, last + 2, dtype=torch.float64)
-    edges, done = torch.stack([line[:-1], line[1:]]), []  # (2, panels)
-    scale = torch.zeros(2, 1, dtype=torch.float64)
-    for _ in range(_DEPTH):
-        middle = edges.mean(0)
-        halves = torch.stack([edges[0], middle, middle, edges[1]]).reshape(2, 2, -1).movedim(1, 0)
-        away = torch.stack([low - middle, middle - high]).amax(0).clamp_min(0) / wide
-        whole = _panels(function, edges) * torch.exp(away * away / -2)
-        parts = _panels(function, halves.flatten(1)).unflatten(1, (2, -1)).sum(1)
-        error = (parts * torch.exp(away * away / -2) - whole).abs()
-        scale = torch.maximum(scale, whole.abs().sum(1, keepdim=True))
-        rough = (error > _PRECISE * scale).any(0)
-        done.append(edges[:, ~rough])
-        edges = halves[:, :, rough].flatten(1)
-        if not 0 < edges.shape[1] <= _MOST_PANELS:
-            break
-    nodes, weights = _lobatto()
-    edges = torch.cat([*done, edges], dim=1)
-    widths = (edges[1] - edges[0])[:, None]
-    return (edges[0][:, None] + widths * nodes).flatten(), (widths * weights).flatten()
-
-
-def _panels(function: Elementwise, edges: Tensor) -> Tensor:
-    """Integrate f and f² over panels: (2, panels) to (2, panels)."""
-    nodes, weights = _lobatto()
-    widths = (edges[1] - edges[0])[:, None]
-    y = function(edges[0][:, None] + widths * nodes)  # (panels, nodes)
-    return torch.stack([y, y * y]) @ weights * widths[:, 0]
-
-
-@cache
-def _lobatto() -> tuple[Tensor, Tensor]:
-    """Return nodes and weights on [0, 1], with nodes at both ends: no jump stands beyond one."""
-    legendre = np.polynomial.Legendre.basis(_NODES - 1)
-    nodes = np.concatenate([[-1.0], legendre.deriv().roots(), [1.0]])
-    weights = 1 / (_NODES * (_NODES - 1) * legendre(nodes) ** 2)
-    return torch.from_numpy((1 + nodes) / 2), torch.from_numpy(weights)
 
 
 def unchanged(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from handwave.activations import Elementwise
 from handwave.moments import Moments
 from handwave.pairs import of_tensor
+from handwave.quadrature import Elementwise
 from handwave.wandering import CLASSES, IDENTITY, Shaping, Units, Wander, one_input
 
 _ROUNDING = 3e-7  # relative, of what float32 makes of a mean of squares

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from handwave.activations import Elementwise
+from handwave.quadrature import Elementwise
 
 Cumulants = tuple[float, float, float]
 
