@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from handwave import gain, variance_scaling_
+from handwave import Report, gain, variance_scaling_
 from handwave.flows import Flow
 from handwave.weights import fans
 
@@ -63,6 +63,26 @@ class Written(nn.Module):
 
     def forward(self, x: Any) -> Any:
         return self.steps(self, x)
+
+
+def linear(inputs: int, outputs: int, scale: float = 2.0) -> nn.Linear:
+    """A layer behind a ReLU, or behind nothing with scale 1."""
+    return drawn(nn.Linear(inputs, outputs), scale)
+
+
+def between(function: Callable[..., Any], behind: Callable[..., Any] | None = None) -> Any:
+    """Two layers, a function between them, and perhaps one behind."""
+
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        y = self.b(function(self.a(x)))
+        return behind(y) if behind else y
+
+    return Written(forward, a=linear(64, 64), b=linear(64, 10))
+
+
+def told(report: Report) -> list[tuple[str, str]]:
+    """Where an audit saw failures, and which."""
+    return [(each.layer, each.verdict) for each in report.failures]
 
 
 class Block(nn.Module):

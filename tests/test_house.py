@@ -42,6 +42,7 @@ ORDER = [
     "flows",
     "recipes",
     "causes",
+    "nonfinite",
     "verdicts",
     "reports",
     "auditing",

@@ -8,7 +8,7 @@ from torch import nn
 
 from handwave.flows import Flow, Node
 from handwave.moments import Moments
-from handwave.traces import Layer
+from handwave.nonfinite import at_the_end, gradient_not_finite, not_finite
 
 # The rms of a signal or a gradient may leave its starting point by so much.
 _FAR = 10.0
@@ -17,7 +17,7 @@ _NEARLY_ALL, _HALF_OF_THEM, _COLLAPSED = 0.9, 0.5, 1e-4
 # A sum that grows so much, over several without a normalization, grows by its residuals.
 _GROWTH, _GROWN = 1.5, 4.0
 
-_LAYERS, _RESIDUAL = "11, layers", "residual growth"
+_LAYERS, _PRECISION, _RESIDUAL = "11, layers", "13, precision", "residual growth"
 
 _HALF = 65504.0  # float16 holds no more
 
@@ -43,16 +43,17 @@ def verdicts(flow: Flow, hopeless: set[int], silent: set[int]) -> Iterator[Verdi
         silent: nodes whose weights are zero on purpose: no gradient passes them yet.
     """
     judged = [node for node in flow if not flow.ancestors(node.number) & hopeless]
-    found = [*_not_finite(flow, judged)]
-    if not found and not hopeless:
-        found += _at_the_end(flow)
+    lost = list(not_finite(flow, judged))
+    if not lost and not hopeless:
+        lost += at_the_end(flow)
+    found = [Verdict(*each, _PRECISION) for each in lost]
     found += _first_of_each(flow, [verdict for node in judged for verdict in _at(node)])
     spoilt = hopeless | {verdict.node.number for verdict in found if verdict.grave}
     spoilt |= {node.number for node in flow if flow.ancestors(node.number) & spoilt}
     found += [*_scales(flow, spoilt), *_residual_growth(flow, spoilt)]
     yield from found
     if not hopeless and not any(verdict.word in _BLOCKING for verdict in found):
-        yield from _gradient_not_finite(flow)
+        yield from (Verdict(*each, _PRECISION) for each in gradient_not_finite(flow))
         yield from _gradients_besides(flow, silent, found)
 
 
@@ -95,7 +96,7 @@ def _at(node: Node) -> Iterator[Verdict]:
         return  # said where it begins
     if row.dtype is not None and row.dtype.itemsize > 2 and facts.largest > _HALF:
         text = f"its output reaches {facts.largest:.3g}: it will overflow in float16"
-        yield Verdict(node, "overflows in float16", text, "13, precision", grave=False)
+        yield Verdict(node, "overflows in float16", text, _PRECISION, grave=False)
     entering = facts.entering
     if entering is None or not entering.second_moment:
         return
@@ -112,86 +113,6 @@ def _at(node: Node) -> Iterator[Verdict]:
             f"of {row.signal.second_moment:.1e}: every input gives the same"
         )
         yield Verdict(node, "collapsed", text, "12, defaults")
-
-
-def _not_finite(flow: Flow, judged: list[Node]) -> Iterator[Verdict]:
-    """Find the layers where numbers stop being finite, whether in them or on the way there.
-
-    What is not finite only between two layers is no loss: a mask is, in front of its softmax.
-    """
-    lost: set[int] = set()
-    told: set[frozenset[int]] = set()
-    for node in judged:
-        row, facts = node.row, node.facts
-        if row is None or facts is None or not row.signal.nonfinite:
-            continue
-        before = bool(flow.ancestors(node.number) & lost)
-        lost.add(node.number)
-        if before:
-            continue
-        if facts.entering is None or not facts.entering.nonfinite:
-            yield _lost_inside(node, row, facts.largest)
-        elif node.sources not in told:  # else another layer took the same
-            told.add(node.sources)
-            yield _lost_in_front(flow, node, facts.entering)
-
-
-def _lost_inside(node: Node, row: Layer, largest: float) -> Verdict:
-    """Tell NaN that a function makes of finite numbers from sums that are too large."""
-    if math.isnan(largest) and not node.multiplies:
-        text = f"of finite numbers it makes NaN: {_how_many(row.signal)} that it puts out are lost"
-        return Verdict(node, "not finite", text, "13, precision")
-    text = f"its output leaves the range of {str(row.dtype).removeprefix('torch.')}"
-    return Verdict(node, "overflows", text, "13, precision")
-
-
-def _lost_in_front(flow: Flow, node: Node, entering: Moments) -> Verdict:
-    """Say what stands in front: other layers, or the input."""
-    front = flow.layers(node.sources)
-    if front:
-        where = f"though all that {_names(front)} put out are finite: it arises between them"
-    elif flow.ends.given:
-        where = "and the input holds NaN or infinite ones"
-    else:
-        where = "though the input is finite, and no layer stands in front: it arises between them"
-    text = f"{_how_many(entering)} that enter it are NaN or infinite, {where}"
-    return Verdict(node, "not finite", text, "13, precision")
-
-
-def _at_the_end(flow: Flow) -> Iterator[Verdict]:
-    """Look at what the model returns, behind its last layers."""
-    ends, layers = flow.ends, flow.layers(flow.ends.sources) or [n for n in flow if n.row][-1:]
-    if ends.returned and layers:
-        text = (
-            f"{ends.returned} of the numbers that the model returns are NaN or infinite, though "
-            f"all that {_names(layers)} put out are finite: it arises behind"
-        )
-        yield Verdict(layers[-1], "not finite", text, "13, precision")
-
-
-def _gradient_not_finite(flow: Flow) -> Iterator[Verdict]:
-    """Find where the gradient first stops being finite, on its way back."""
-    for node in reversed(list(flow)):
-        grad = node.row.grad if node.row else None
-        if grad is None or not grad.nonfinite:
-            continue
-        behind = [n for n in flow.layers_behind(node) if n.row and n.row.grad]
-        where = f"though behind {_names(behind)} it is finite: " if behind else ""
-        text = (
-            f"the gradient behind it is NaN or infinite in {_how_many(grad)}, {where}"
-            "it arises on the way back"
-        )
-        yield Verdict(node, "gradient not finite", text, "13, precision")
-        return
-
-
-def _how_many(moments: Moments) -> str:
-    return f"{moments.nonfinite} of {moments.count} numbers"
-
-
-def _names(layers: list[Node]) -> str:
-    """Name a few layers, the nearest ones."""
-    return ", ".join(node.row.name for node in layers[-3:] if node.row)
 
 
 def _loses(node: Node) -> bool:

@@ -1,0 +1,97 @@
+"""Where numbers stop being finite: in a layer, between two, behind the last, on the way back."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from handwave.flows import Flow, Node
+from handwave.moments import Moments
+from handwave.traces import Layer
+
+
+class Lost(NamedTuple):
+    """Say at which node numbers are lost first, in a word and in a sentence."""
+
+    node: Node
+    word: str
+    sentence: str
+
+
+def not_finite(flow: Flow, judged: list[Node]) -> Iterator[Lost]:
+    """Find the layers where numbers stop being finite, whether in them or on the way there.
+
+    What is not finite only between two layers is no loss: a mask is, in front of its softmax.
+    """
+    lost: set[int] = set()
+    told: set[frozenset[int]] = set()
+    for node in judged:
+        row, facts = node.row, node.facts
+        if row is None or facts is None or not row.signal.nonfinite:
+            continue
+        before = bool(flow.ancestors(node.number) & lost)
+        lost.add(node.number)
+        if before:
+            continue
+        if facts.entering is None or not facts.entering.nonfinite:
+            yield _lost_inside(node, row, facts.largest)
+        elif node.sources not in told:  # else another layer took the same
+            told.add(node.sources)
+            yield _lost_in_front(flow, node, facts.entering)
+
+
+def _lost_inside(node: Node, row: Layer, largest: float) -> Lost:
+    """Tell NaN that a function makes of finite numbers from sums that are too large."""
+    if math.isnan(largest) and not node.multiplies:
+        text = f"of finite numbers it makes NaN: {_how_many(row.signal)} that it puts out are lost"
+        return Lost(node, "not finite", text)
+    text = f"its output leaves the range of {str(row.dtype).removeprefix('torch.')}"
+    return Lost(node, "overflows", text)
+
+
+def _lost_in_front(flow: Flow, node: Node, entering: Moments) -> Lost:
+    """Say what stands in front: other layers, or the input."""
+    front = flow.layers(node.sources)
+    if front:
+        where = f"though all that {_names(front)} put out are finite: it arises between them"
+    elif flow.ends.given:
+        where = "and the input holds NaN or infinite ones"
+    else:
+        where = "though the input is finite, and no layer stands in front: it arises between them"
+    text = f"{_how_many(entering)} that enter it are NaN or infinite, {where}"
+    return Lost(node, "not finite", text)
+
+
+def at_the_end(flow: Flow) -> Iterator[Lost]:
+    """Look at what the model returns, behind its last layers."""
+    ends, layers = flow.ends, flow.layers(flow.ends.sources) or [n for n in flow if n.row][-1:]
+    if ends.returned and layers:
+        text = (
+            f"{ends.returned} of the numbers that the model returns are NaN or infinite, though "
+            f"all that {_names(layers)} put out are finite: it arises behind"
+        )
+        yield Lost(layers[-1], "not finite", text)
+
+
+def gradient_not_finite(flow: Flow) -> Iterator[Lost]:
+    """Find where the gradient first stops being finite, on its way back."""
+    for node in reversed(list(flow)):
+        grad = node.row.grad if node.row else None
+        if grad is None or not grad.nonfinite:
+            continue
+        behind = [n for n in flow.layers_behind(node) if n.row and n.row.grad]
+        where = f"though behind {_names(behind)} it is finite: " if behind else ""
+        text = (
+            f"the gradient behind it is NaN or infinite in {_how_many(grad)}, {where}"
+            "it arises on the way back"
+        )
+        yield Lost(node, "gradient not finite", text)
+        return
+
+
+def _how_many(moments: Moments) -> str:
+    return f"{moments.nonfinite} of {moments.count} numbers"
+
+
+def _names(layers: list[Node]) -> str:
+    """Name a few layers, the nearest ones."""
+    return ", ".join(node.row.name for node in layers[-3:] if node.row)
