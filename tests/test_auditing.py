@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import matplotlib.figure
@@ -246,6 +247,40 @@ def test_without_backward_there_are_no_gradients():
     report = audit(model, x, backward=False)
     assert not any(row.grad for trace in (report.measured, report.predicted) for row in trace)
     assert not any("gradient" in each.verdict for each in report.findings)
+
+
+def transposed():
+    """An autoencoder whose decoder has the encoder's weight, transposed."""
+    model = nn.Sequential(nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 32))
+    model[2].weight = nn.Parameter(model[0].weight.detach().T)
+    return model, torch.randn(16, 32)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "note"),
+    [(restoration.zoo.gpt2, "lm_head", "tied to transformer.wte"), (transposed, "2", "tied to 0")],
+)
+def test_what_its_own_weight_made_is_predicted_by_no_fresh_draw(make, layer, note):
+    torch.manual_seed(0)
+    model, x = make()
+    report = audit(model.eval(), x, backward=False)
+    assert (report.measured[layer].band, report.predicted[layer].band) == (None, None)
+    assert report.predicted[layer].note == note
+    assert math.isnan(report.predicted[layer].signal.mean)
+    said = audit(model, x).predicted[layer].note
+    assert said == f"{note}; no loss: a unit Gaussian gradient entered"
+
+
+def test_tied_weights_that_do_not_meet_are_predicted():
+    model = nets.Written(
+        lambda self, x: torch.cat([self.one(x), self.other(x)]),
+        one=nn.Linear(16, 16),
+        other=nn.Linear(16, 16),
+    )
+    model.other.weight = model.one.weight
+    report = audit(model, torch.randn(8, 16), backward=False)
+    assert [row.note for row in report.predicted] == ["", ""]
+    assert all(row.band for row in report.predicted)
 
 
 def test_an_expected_gradient_stands_beside_the_measured_one():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from handwave.causes import causes
 from handwave.expecting import expect
-from handwave.flows import Ends, Facts, Flow
+from handwave.flows import Ends, Facts, Flow, Node
 from handwave.measuring import Seen, record
 from handwave.moments import Moments
 from handwave.reports import Finding, Report
@@ -66,10 +66,10 @@ def audit(model: nn.Module, inputs: Inputs, backward: bool = True) -> Report:
     ends = replace(witness.ends, given=sum(map(_not_finite, floating(inputs))))
     flow = Flow(_calls(trace, seen), witness.streams.sums, ends)
     with nothing_left_behind(model):  # a spectral norm takes a step each time it is looked at
-        findings = [*_told(flow), *_never_called(trace), *_trained(trace, seen)]
+        measured, predicted = _both(trace, seen, flow)
+        findings = [*_told(flow), *_never_called(trace), *_trained(measured)]
     order = {row.name: place for place, row in enumerate(trace)}
     findings.sort(key=lambda pair: order.get(pair[0].layer, len(order)))
-    measured, predicted = _both(trace, seen, flow)
     return Report(
         measured,
         predicted,
@@ -183,21 +183,13 @@ def _never_called(trace: Trace) -> Iterator[tuple[Finding, bool]]:
             yield Finding(row.name, "never called", "", text, "15, your-network"), False
 
 
-def _trained(trace: Trace, seen: list[Seen]) -> Iterator[tuple[Finding, bool]]:
+def _trained(measured: Trace) -> Iterator[tuple[Finding, bool]]:
     """Say so where most layers are not what their weights' moments let expect."""
-    pairs = [
-        (row, each.forward.expected)
-        for row, each in zip(trace, seen, strict=True)
-        if isinstance(each.forward, Facts) and each.forward.expected and row.fan_in
-    ]
-    off = [
-        row
-        for row, expected in pairs
-        if not expected.band[0] <= row.signal.second_moment <= expected.band[1]
-    ]
-    if len(off) >= 3 and 2 * len(off) > len(pairs):
+    known = [(row, row.band) for row in measured if row.band and row.fan_in]
+    off = [row for row, (low, high) in known if not low <= row.signal.second_moment <= high]
+    if len(off) >= 3 and 2 * len(off) > len(known):
         text = (
-            f"{len(off)} of {len(pairs)} layers are outside their bands: these weights are not "
+            f"{len(off)} of {len(known)} layers are outside their bands: these weights are not "
             "random, and what was measured counts, not what was predicted."
         )
         yield Finding("", "not random", "", text, "15, your-network"), False
@@ -205,20 +197,37 @@ def _trained(trace: Trace, seen: list[Seen]) -> Iterator[tuple[Finding, bool]]:
 
 def _both(trace: Trace, seen: list[Seen], flow: Flow) -> tuple[Trace, Trace]:
     """Put bands into the measured rows, and expectations into rows of their own."""
-    gradients = _expected_gradients(flow)
+    gradients, tied = _expected_gradients(flow), _tied(flow)
     measured, predicted = [], []
     for row, each in zip(trace, seen, strict=True):
         facts = each.forward if isinstance(each.forward, Facts) else None
-        expected = facts.expected if facts else None
+        own = tied.get(facts.node, "") if facts else ""
+        expected = facts.expected if facts and not own else None
         band = expected.band if expected else None
         law = expected.signal if expected else Moments(math.nan, math.nan)
-        note = row.note or ("" if expected else "no theory")
+        note = "; ".join(filter(None, (own, row.note))) or ("" if expected else "no theory")
         grad = gradients.get(facts.node) if facts else None
         measured.append(replace(row, band=band))
         predicted.append(
             replace(row, signal=law, band=band, spread=None, zeros=None, grad=grad, note=note)
         )
     return Trace(tuple(measured)), Trace(tuple(predicted))
+
+
+def _tied(flow: Flow) -> dict[int, str]:
+    """Find layers whose input another layer made with their own weight: no draw is fresh there."""
+    first: dict[Any, Node] = {}
+    found: dict[int, str] = {}
+    for node in flow:
+        weight = getattr(node.module, "weight", None)
+        if not isinstance(weight, nn.Parameter) or not weight.numel():
+            continue
+        # By its memory: a decoder may have its encoder's weight transposed.
+        other = first.setdefault((weight.device, weight.data_ptr()), node)
+        met = other.number in flow.ancestors(node.number) and other.module is not node.module
+        if met and node.multiplies and other.row:
+            found[node.number] = f"tied to {other.row.name}"
+    return found
 
 
 def _expected_gradients(flow: Flow) -> dict[int, Moments]:

@@ -45,9 +45,10 @@ class Report:
 
     Args:
         measured: the trace of `measure`; where there is a prediction, its band is in the row.
-        predicted: the same rows with what each layer's own input let expect; without theory the
-            moments are NaN and the note says so. `grad` is the gradient that the measured one
-            of the next layer lets expect.
+        predicted: the same rows with what each layer's own input let expect; without theory, and
+            where the input was made with the same weight (a tied head), the moments are NaN and
+            the note says so. `grad` is the gradient that the measured one of the next layer lets
+            expect.
         findings: all that is worth saying, in call order.
         failures: those that would stop training.
 
