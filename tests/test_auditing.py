@@ -166,6 +166,25 @@ def trained():
     return model, x
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    ("inner", "outer", "notes"),
+    [
+        (8, 0, ["", "no theory", "empty output", "no theory"]),
+        (0, 8, ["empty output", "empty output", "no theory", ""]),
+    ],
+)
+def test_a_layer_without_weights_to_hold_is_passed_by(inner, outer, notes):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, inner), nn.ReLU(), nn.Linear(inner, outer), nn.Linear(outer, 4)
+    )
+    report = audit(model, torch.randn(16, 8), backward=False)
+    assert [row.note for row in report.predicted] == notes
+    assert [bool(row.band) for row in report.measured] == [not note for note in notes]
+    assert str(report)
+
+
 def test_trained_weights_are_not_random_and_have_no_false_causes():
     report = audit(*trained())
     assert ("", "not random") in nets.words(report)

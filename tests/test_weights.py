@@ -171,7 +171,11 @@ def computed_in_the_old_way():
         (lambda: torch.empty(5), ValueError, r"needs two axes or more.*got shape \(5,\)"),
         (lambda: "fc", TypeError, "expected a layer or its weight, got str"),
         (lambda: torch.ones(3, 3, dtype=torch.int8), TypeError, "got torch.int8"),
-        (lambda: torch.empty(0, 3), ValueError, r"without entries cannot be drawn, got \(0, 3\)"),
+        (
+            lambda: torch.empty(0, 3),
+            ValueError,
+            r"without entries cannot be drawn, got shape \(0, 3\); give the layer inputs and",
+        ),
         (lambda: parametrizations.weight_norm(nn.Linear(3, 3)), ValueError, "is computed from"),
         (computed_in_the_old_way, ValueError, "is computed from other parameters; draw it before"),
         (lambda: nn.LazyLinear(3), ValueError, "a lazy layer has no weight yet; call the model"),

@@ -58,6 +58,8 @@ def expect(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     with torch.no_grad():
         if not given or any(not p.isfinite().all() for p in module.parameters()):
             return None
+        if not all(tensor.numel() for tensor in (*given, *module.parameters())):
+            return None
         try:
             return _by_law(module, given[0]) if len(given) == 1 else _by_draws(module, args, kwargs)
         except NoTheoryError:

@@ -122,10 +122,11 @@ def by_unit(layer: nn.Module, weight: Tensor) -> Tensor:
     groups: Any = getattr(layer, "groups", 1)
     if is_conv1d(layer):
         weight = weight.T
+    # Spelled out: of no entries torch does not say how many -1 is.
+    parts = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     if isinstance(layer, _ConvNd) and layer.transposed:  # (in, units of a group, *kernel)
-        parts = weight.reshape(groups, -1, *weight.shape[1:])
-        return parts.transpose(1, 2).flatten(2)
-    return weight.reshape(groups, -1, weight.shape[1:].numel())
+        parts = parts.transpose(1, 2)
+    return parts.flatten(2)
 
 
 def _is_called(module: nn.Module, name: str) -> bool:
@@ -255,7 +256,10 @@ def _weight_and_fan(layer_or_weight: nn.Module | Tensor, mode: str) -> tuple[Ten
     if not weight.is_floating_point():
         raise TypeError(f"a weight must have a floating dtype, got {weight.dtype}")
     if not weight.numel():
-        raise ValueError(f"a weight without entries cannot be drawn, got {tuple(weight.shape)}")
+        raise ValueError(
+            f"a weight without entries cannot be drawn, got shape {tuple(weight.shape)}; give the "
+            "layer inputs and outputs, or leave it out"
+        )
     if weight.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(
             "a weight that was made in inference mode can be drawn only there; make the layer "
