@@ -108,3 +108,117 @@ def test_masks_are_no_failure():
     model = nets.Written(forward, a=linear(64, 64), softmax=nn.Softmax(-1), b=linear(64, 10))
     words = {each.verdict for each in audit(model, batch()).findings}
     assert not words & {"not finite", "gradient not finite", "overflows"}
+
+
+class Own(nn.Module):
+    """A module of one's own around a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def future(x):
+    """What none of the inputs may look at."""
+    return torch.ones(x.shape[-2], x.shape[-2], dtype=torch.bool).triu(1)
+
+
+def causal(x):
+    return torch.zeros(x.shape[-2], x.shape[-2]).masked_fill(future(x), -math.inf)
+
+
+def filled(scores):
+    return scores.masked_fill(future(scores), -math.inf)
+
+
+def attention(weigh, last=True):
+    """One head, whose weights are made of scores and modules that mask; with a layer behind."""
+
+    def forward(self, x):
+        mixed = weigh(self, x, self.q(x) @ self.k(x).mT / 8) @ self.v(x)
+        return self.last(mixed) if last else mixed
+
+    layers = {name: linear(64, 64, 1.0) for name in ("q", "k", "v", "last")[: 3 + last]}
+    masks = {"mask": Own(causal), "fill": Own(filled), "hand_on": nn.Identity()}
+    return nets.Written(forward, softmax=nn.Softmax(-1), **layers, **masks)
+
+
+MASKS = {
+    "added": lambda m, x, s: (s + m.mask(x)).softmax(-1),
+    "added by a sum of equal shapes": lambda m, x, s: m.softmax(s + m.mask(x).expand_as(s)),
+    "filled in": lambda m, x, s: m.softmax(m.fill(s)),
+    "filled in, and a function": lambda m, x, s: m.fill(s).softmax(-1),
+    "handed on": lambda m, x, s: m.softmax(m.hand_on(m.fill(s))),
+    "handed on from a function": lambda m, x, s: m.softmax(m.hand_on(filled(s))),
+}
+
+
+@pytest.mark.parametrize("backward", [True, False])
+@pytest.mark.parametrize("weigh", MASKS.values(), ids=MASKS)
+def test_masks_that_modules_make_are_no_failure(weigh, backward):
+    report = audit(attention(weigh), torch.randn(8, 16, 64), backward=backward)
+    assert report.findings == ()
+
+
+@pytest.mark.parametrize("weigh", MASKS.values(), ids=MASKS)
+def test_masks_are_no_failure_where_no_layer_comes_behind_them(weigh):
+    assert audit(attention(weigh, last=False), torch.randn(8, 16, 64)).findings == ()
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_mask_is_a_failure_where_it_leaves_an_input_nothing_to_look_at(last):
+    model = attention(lambda m, x, s: (s + m.mask(x) + m.mask(x).mT + m.own(x)).softmax(-1), last)
+    model.own = Own(lambda x: torch.zeros(16, 16).fill_diagonal_(-math.inf))
+    assert ("mask", "overflows") in told(audit(model, torch.randn(8, 16, 64)))
+
+
+def test_scores_with_a_mask_are_no_step_of_a_residual_stream():
+    def forward(self, x):
+        x = x + self.a(x)
+        return self.b((x @ x.mT / 64 + self.mask(x)).softmax(-1) @ x)
+
+    layers = {"a": linear(64, 64, 1.0), "b": linear(64, 10, 1.0)}
+    model = nets.Written(forward, mask=Own(causal), **layers)
+    assert audit(model, batch()).findings == ()
+
+
+def test_what_explodes_behind_masked_scores_of_the_input_is_seen():
+    def forward(self, x):
+        return self.b(self.a((x @ x.mT / 64 + self.mask(x)).softmax(-1) @ x))
+
+    model = nets.Written(forward, mask=Own(causal), a=linear(64, 64, 1.0), b=linear(64, 64, 1e4))
+    assert told(audit(model, batch())) == [("b", "explodes")]
+
+
+def minus_exp(z):
+    return -(1000 * z).exp()
+
+
+@pytest.mark.parametrize(
+    ("layers", "place"),
+    [
+        pytest.param(lambda: [Own(minus_exp), linear(64, 10)], "1", id="and a layer"),
+        pytest.param(lambda: [Own(minus_exp), nn.ReLU(), linear(64, 10)], "1", id="cut off"),
+        pytest.param(lambda: [Own(minus_exp)], "1", id="at the end"),
+        pytest.param(lambda: [nn.ReLU(), Own(torch.log)], "2", id="log(0)"),
+        pytest.param(lambda: [nn.ReLU(), Own(torch.log), nn.Softmax(-1)], "2", id="log, softmax"),
+        pytest.param(lambda: [Own(lambda z: (1000 * z).exp()), nn.Tanh()], "1", id="+inf"),
+        pytest.param(lambda: [Own(lambda z: 1e38 * (9e9 * z)), nn.Tanh()], "1", id="both"),
+    ],
+)
+def test_numbers_that_become_infinite_are_no_masks(layers, place):
+    model = nn.Sequential(linear(64, 64, 1.0), *layers())
+    assert told(audit(model, batch())) == [(place, "overflows")]
+
+
+@pytest.mark.parametrize("backward", [True, False])
+def test_what_is_below_the_range_of_float16_is_no_mask(backward):
+    front = linear(64, 64, 1e4), nn.ReLU()
+    sums = linear(64, 64, 1.0)
+    nn.init.constant_(sums.weight[:8], -2000.0)
+    for below in (nn.Sequential(Own(lambda z: -2000 * z)), nn.Sequential(sums, nn.Softmax(-1))):
+        report = audit(nn.Sequential(*front, *below).half(), batch().half(), backward=backward)
+        assert ("2", "overflows") in told(report)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
+
 from handwave.flows import Flow, Node
 from handwave.moments import Moments
 from handwave.traces import Layer
@@ -21,12 +23,14 @@ def not_finite(flow: Flow, judged: list[Node]) -> Iterator[Lost]:
     """Find the layers where numbers stop being finite, whether in them or on the way there.
 
     What is not finite only between two layers is no loss: a mask is, in front of its softmax.
+    Nor is a mask that a layer makes.
     """
+    masks = _masks(flow)
     lost: set[int] = set()
     told: set[frozenset[int]] = set()
     for node in judged:
         row, facts = node.row, node.facts
-        if row is None or facts is None or not row.signal.nonfinite:
+        if row is None or facts is None or not row.signal.nonfinite or node.number in masks:
             continue
         before = bool(flow.ancestors(node.number) & lost)
         lost.add(node.number)
@@ -37,6 +41,41 @@ def not_finite(flow: Flow, judged: list[Node]) -> Iterator[Lost]:
         elif node.sources not in told:  # else another layer took the same
             told.add(node.sources)
             yield _lost_in_front(flow, node, facts.entering)
+
+
+def _masks(flow: Flow) -> set[int]:
+    """Find the layers that put out -inf on purpose: what takes it makes finite numbers of it."""
+    masks: set[int] = set()
+    for node in reversed(list(flow)):
+        if node.row is None or node.multiplies or node.row.signal.mean != -math.inf:
+            continue  # NaN and +inf would have made another mean
+        behind = flow.layers_behind(node)
+        healed = not any(n.signal.nonfinite and n.number not in masks for n in behind)
+        if healed and (
+            _gradient_passes(flow, node) is not False if behind else _meant_at_the_end(flow, node)
+        ):
+            masks.add(node.number)
+    return masks
+
+
+def _meant_at_the_end(flow: Flow, node: Node) -> bool:
+    """Tell a mask behind which no layer stands: a constant, or what the gradient passes.
+
+    That of a number which was too large for float16 passes too.
+    """
+    wide = node.row is not None and node.row.dtype is not torch.float16
+    return not flow.ends.returned and (
+        not node.sources or (wide and _gradient_passes(flow, node) is True)
+    )
+
+
+def _gradient_passes(flow: Flow, node: Node) -> bool | None:
+    """Tell a mask, which the gradient passes, from log(0) or -exp(1000); None: nobody knows."""
+    grad = node.row.grad if node.row else None
+    front = [n.row.grad for n in flow.layers(node.sources) if n.row and n.row.grad]
+    if grad is None or grad.nonfinite or not front:
+        return None
+    return not any(each.nonfinite for each in front)
 
 
 def _lost_inside(node: Node, row: Layer, largest: float) -> Lost:

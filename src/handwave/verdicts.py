@@ -148,6 +148,8 @@ def _scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
         before = flow.before(node)
         prior = [chains[n.number] for n in before if n.number in chains]
         fresh = not prior or (node.parts is not None and flow.normed(node.number))
+        if fresh and node.signal.nonfinite:
+            continue  # scores with a mask, which nothing can be compared to
         first = node if fresh else max((c.start for c in prior), key=lambda n: n.signal.rms)
         chain = chains[node.number] = _Chain(first, any(c.told for c in prior) and not fresh)
         added = not node.parts and any(n.parts for n in flow.behind(node))
@@ -222,7 +224,9 @@ def _residual_growth(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
     """Find sums that grow at each block, with no normalization in between."""
     grown: dict[int, float] = {}  # of each sum, since the stream began
     for node in flow:
-        if not node.parts or node.number in spoilt or flow.normed(node.number):
+        if not node.parts or node.signal.nonfinite:
+            continue  # scores with a mask are no stream
+        if node.number in spoilt or flow.normed(node.number):
             continue
         before = flow.before(node)
         stream = next((n for n in before if n.number in grown), None)
