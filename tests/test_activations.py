@@ -111,7 +111,7 @@ def test_random_numbers_are_left_where_they_were(rate):
         (lambda z: torch.exp(z * z), ValueError, "grows so fast that its second moment is inf"),
         (lambda z: torch.exp(z * z / 4), ValueError, "grows so fast that its second moment"),
         (lambda z: 0 * z, ValueError, "everywhere on the line: no gain makes up for that"),
-        (lambda z: z.tolist(), TypeError, "<lambda> must return a tensor, got list"),
+        (lambda z: z.tolist(), TypeError, "must return a tensor, got list; wrap it in a function"),
         (lambda z: z + 1j, TypeError, "must return floating numbers, got torch.complex128; take"),
         (lambda z: z > 0, TypeError, "got torch.bool; end it in .to.z.dtype"),
         (lambda z: z.int(), TypeError, "must return floating numbers, got torch.int32; end it in"),
@@ -138,5 +138,25 @@ def test_a_function_without_a_slope_has_no_backward_gain():
 
 
 def test_a_signal_that_ended_has_no_moments_after():
-    with pytest.raises(ValueError, match="the signal must have finite moments, got mean nan"):
+    with pytest.raises(
+        ValueError, match=r"must have finite moments, got mean nan .*; measure shows"
+    ):
         activation_moments(torch.relu, Moments(math.nan, math.nan))
+
+
+@pytest.mark.parametrize(
+    ("signal", "came"),
+    [((0, 1), r"\(0, 1\)"), (1.0, "1.0"), (None, "None"), (torch.ones(2), r"tensor\(\[1., 1.\]\)")],
+)
+def test_a_signal_that_is_no_moments_is_told_how_to_become_some(signal, came):
+    words = rf"signal must be Moments, got {came}; write Moments\(mean, var\), or Moments.of\(x\)"
+    with pytest.raises(TypeError, match=words):
+        activation_moments(torch.relu, signal)
+
+
+@pytest.mark.parametrize("backward", ["forward", Moments(0.0, 2.0), 1])
+def test_a_direction_that_is_none_is_not_taken_for_backward(backward):
+    with pytest.raises(
+        TypeError, match=r"backward must be True or False, got .*activation_moments"
+    ):
+        gain(torch.relu, backward)

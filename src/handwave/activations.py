@@ -31,9 +31,10 @@ def activation_moments(fn: Elementwise, signal: Moments) -> Moments:
     nobody sees what stands between all places that were looked at.
 
     Raises:
-        TypeError: fn is no function from one tensor to one of floats.
+        TypeError: fn is no function from one tensor to one of floats; signal is not Moments.
         ValueError: fn changes the shape, mixes entries, is random, or is infinite or NaN
-            somewhere; or fn(z) has no second moment, or none that float64 can tell.
+            somewhere; or fn(z) has no second moment, or none that float64 can tell; or the
+            signal's moments are not finite.
 
     Examples:
         >>> relu = activation_moments(torch.relu, Moments(0.0, 1.0))
@@ -43,10 +44,7 @@ def activation_moments(fn: Elementwise, signal: Moments) -> Moments:
     References:
         Lesson 7, "relu".
     """
-    if not math.isfinite(signal.second_moment):
-        raise ValueError(
-            f"the signal must have finite moments, got mean {signal.mean} and var {signal.var}"
-        )
+    _check_signal(signal)
     evaluate, tolerance = elementwise(fn)
     return moments_behind(evaluate, signal, tolerance)
 
@@ -69,8 +67,8 @@ def gain(fn: Elementwise, backward: bool = False) -> float:
     at the next layer, on average; whether a small error grows from there is another question.
 
     Raises:
-        TypeError: as `activation_moments`.
-        ValueError: as `activation_moments`; or fn (backward: its derivative) is zero everywhere.
+        TypeError: fn as in `activation_moments`; backward is neither True nor False.
+        ValueError: fn as there; or fn (backward: its derivative) is zero everywhere.
 
     Examples:
         >>> print(f"{gain(torch.tanh):.4f} {gain(torch.tanh, backward=True):.4f}")
@@ -79,12 +77,31 @@ def gain(fn: Elementwise, backward: bool = False) -> float:
     References:
         He et al. 2015, eq. 7-10 (ReLU). Lessons 8, "gains", and 9, "backward".
     """
+    if not isinstance(backward, bool):
+        raise TypeError(
+            f"backward must be True or False, got {backward!r}; a gain is for z ~ N(0, 1): "
+            "activation_moments takes other signals"
+        )
     evaluate, tolerance = elementwise(fn, derivative=backward)
     second_moment = mean_square(evaluate, tolerance)
     if not second_moment:
         what = "has, as autograd sees it, a derivative of zero" if backward else "is zero"
         raise ValueError(f"{_name(fn)} {what} everywhere on the line: no gain makes up for that")
     return 1 / math.sqrt(second_moment)
+
+
+def _check_signal(signal: Moments) -> None:
+    """Refuse what no Gaussian can be drawn from."""
+    if not isinstance(signal, Moments):
+        raise TypeError(
+            f"signal must be Moments, got {signal!r}; write Moments(mean, var), or Moments.of(x) "
+            "where x is a tensor"
+        )
+    if not math.isfinite(signal.second_moment):
+        raise ValueError(
+            f"the signal must have finite moments, got mean {signal.mean} and var {signal.var}; "
+            "measure shows at which layer they stop being finite"
+        )
 
 
 def elementwise(fn: Elementwise, derivative: bool = False) -> tuple[Elementwise, float]:
@@ -179,7 +196,10 @@ def _tried(call: Elementwise, z: Tensor, name: str) -> Tensor:
             f"takes: {error}"
         ) from error
     if not isinstance(y, Tensor):
-        raise TypeError(f"{name} must return a tensor, got {type(y).__name__}")
+        raise TypeError(
+            f"{name} must return a tensor, got {type(y).__name__}; "
+            "wrap it in a function that returns one"
+        )
     if not y.is_floating_point():
         raise TypeError(
             f"{name} must return floating numbers, got {y.dtype}; "
