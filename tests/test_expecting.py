@@ -181,6 +181,19 @@ def test_nothing_is_expected_of_what_is_not_finite(value):
     assert expect(layer, (torch.randn(2, 4),), {}) is None
 
 
+@pytest.mark.parametrize(
+    ("bias", "share"), [(0.0, 1.0), (-0.9, 1.0), (1.0, 0.25)], ids=["none", "against", "along"]
+)
+def test_the_mean_of_the_weights_makes_no_more_than_there_is(bias, share):
+    """Four weights of 0.25 make 1 of four ones, and a bias takes from it or adds to it."""
+    layer = nn.Linear(4, 8)
+    nn.init.constant_(layer.weight, 0.25)
+    nn.init.constant_(layer.bias, bias)
+    expected = expect(layer, (torch.ones(16, 4),), {})
+    assert expected
+    assert expected.common == pytest.approx(share)
+
+
 def test_looking_draws_from_a_copy():
     torch.manual_seed(0)
     layer = attention()

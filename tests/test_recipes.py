@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 from transformers.pytorch_utils import Conv1D
 
 from handwave import Moments, variance_scaling_
-from handwave.recipes import Place, flaw, packed, recipe, symmetry
+from handwave.recipes import Place, flaw, off_centre, packed, recipe, symmetry
 
 BEHIND_RELU = Place(kept=0.5, lossy=True)
 MIDDLE = Place()
@@ -243,6 +243,22 @@ def test_a_layer_that_keeps_its_signal_is_blamed_for_no_recipe():
     layer = lecun(nn.Linear(48, 160))
     assert told(layer, BEHIND_RELU) == "gain missing"
     assert told(layer, Place(0.5, True, steady=True)) == ""
+
+
+def test_few_weights_drawn_around_zero_are_not_off_centre():
+    """By chance their mean is as large as their deviation; false alarm of the test: 2e-5."""
+    torch.manual_seed(0)
+    for inputs, outputs in [(1, 1), (1, 2), (3, 1), (2, 2), (4, 2)]:
+        for _ in range(200):
+            weight = nn.init.normal_(nn.Linear(inputs, outputs).weight)
+            assert not off_centre(Moments.of(weight))
+
+
+@pytest.mark.parametrize(("outputs", "std"), [(2, 0.05), (8, 0.3), (200, 2.0)])
+def test_the_fewer_weights_the_farther_off_is_a_mean_that_is_no_chance(outputs, std):
+    torch.manual_seed(0)
+    weight = nn.init.normal_(nn.Linear(4, outputs).weight, 1.0, std)
+    assert off_centre(Moments.of(weight))
 
 
 def test_weights_with_a_mean_come_from_no_recipe():

@@ -38,7 +38,8 @@ class Expected:
         signal: expected mean and second moment, a law.
         band: holds the second moment of one draw with probability 0.99.
         products: average number of inputs behind an entry of the output, edges counted.
-        common: share of the second moment that the mean of the weights makes.
+        common: share of the second moment that the mean of the weights makes; where the bias takes
+            from that, share of what there is without the bias.
     """
 
     signal: Moments
@@ -109,9 +110,9 @@ def _from_squares(module: Any, x: Tensor) -> Expected:
     unit = 2.0 ** math.frexp(float(x.abs().max()) or 1.0)[1]
     add = _adder(module, x)
     squares, total = add((x / unit).square()).double(), add(x / unit).double()
-    square = expected_square(weight, squares, total.square()).mean() * unit * unit
+    own = float(expected_square(weight, squares, total.square()).mean()) * unit * unit
     mean = float(total.mean()) * unit * weight.mean
-    second = float(square) + 2 * bias.mean * mean + bias.second_moment
+    second = own + 2 * bias.mean * mean + bias.second_moment
     count = float(add(torch.ones_like(x)).mean())
     mean += bias.mean
     law = Moments(mean, max(second - mean * mean, 0.0))
@@ -121,7 +122,7 @@ def _from_squares(module: Any, x: Tensor) -> Expected:
     if isinstance(module, _ConvNd):
         band = _own_band(module, x / unit, squares, law)
     shared = float(total.square().mean()) * unit * unit * weight.mean**2
-    return Expected(law, band, count, shared / second)
+    return Expected(law, band, count, shared / max(second, own))
 
 
 def _own_band(module: _ConvNd, x: Tensor, squares: Tensor, law: Moments) -> Band:

@@ -132,8 +132,14 @@ def recipe(module: Any, weight: Moments, place: Place) -> Cause | None:
 
 
 def off_centre(weight: Moments) -> bool:
-    """Tell a mean that no draw around zero leaves: it would have a deviation of σ/√n."""
-    return abs(weight.mean) * math.sqrt(weight.count) > _SIGMAS * weight.std
+    """Tell a mean that no draw around zero leaves.
+
+    Of n normal weights with the mean m and the variance v, m²/v leaves c behind with about the
+    probability (1 + c)^(-(n - 1)/2): for many that is a deviation of √(n·c).
+    """
+    if weight.count < 2:
+        return False
+    return weight.mean * weight.mean > weight.var * math.expm1(_SIGMAS**2 / (weight.count - 1))
 
 
 def packed(weight: Moments, fan_in: float, blocks: float) -> Cause | None:
