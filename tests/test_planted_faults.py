@@ -271,6 +271,18 @@ def test_a_gain_is_missed_whether_the_activation_is_a_layer_or_a_function(called
     assert nets.named(by_layer) == (set() if called is torch.tanh else missing)
 
 
+@pytest.mark.parametrize("mode", ["fan_in", "fan_avg"])
+@pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Softplus])
+def test_a_gradient_that_vanishes_behind_a_sound_signal_is_a_failure(activation, mode):
+    torch.manual_seed(0)
+    pairs = [(nets.drawn(nn.Linear(256, 256), mode=mode), activation()) for _ in range(10)]
+    model = nn.Sequential(*[part for pair in pairs for part in pair], nets.drawn(nn.Linear(256, 9)))
+    report = audit(model, torch.randn(64, 256))
+    assert [each.verdict for each in report.findings] == ["gradient vanishes"]
+    assert report.failures == report.findings
+    assert audit(model, torch.randn(64, 256), backward=False).ok
+
+
 def test_defaults_everywhere_make_the_inputs_of_a_deep_stack_one():
     """The signal itself is kept by the biases, which are the same for every input."""
     torch.manual_seed(0)
