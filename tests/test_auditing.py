@@ -227,6 +227,12 @@ def test_every_report_prints_and_draws(how):
             assert finding.verdict in text
 
 
+def test_a_report_is_drawn_on_axes_only():
+    report = audit(nn.Linear(4, 4), torch.randn(8, 4))
+    with pytest.raises(TypeError, match="ax must be one Axes of matplotlib's, got int; take it"):
+        report.plot(ax=3)  # pyright: ignore[reportArgumentType]
+
+
 def test_failures_are_raised_a_line_each():
     report = report_of("zero")
     with pytest.raises(AssertionError) as caught:

@@ -97,6 +97,15 @@ def test_a_plot_shows_what_was_measured(trace):
     assert [t.get_text() for t in ax.texts] == ["inf"]
 
 
+@pytest.mark.parametrize(
+    ("ax", "came"), [("x", "str"), (Figure(), "Figure"), (Figure().subplots(2), "ndarray")]
+)
+def test_a_plot_is_drawn_on_one_axes_only(trace, ax, came):
+    words = f"ax must be one Axes of matplotlib's, got {came}; take it from plt.subplots.*, or"
+    with pytest.raises(TypeError, match=words):
+        trace.plot(ax=ax)
+
+
 def test_a_plot_shows_gradients_and_bands_where_there_are_any():
     rows = (row("a", grad=Moments(0, 2.0, 4), band=(0.5, 2.0)), row("b"))
     (ax,) = Trace(rows).plot().axes

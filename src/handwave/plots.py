@@ -54,13 +54,14 @@ def by_layer(
 
     Raises:
         ImportError: matplotlib is not installed.
+        TypeError: ax is no Axes.
 
     Examples:
         >>> figure = by_layer({"measured": [1.0, 784.0, float("inf")]})
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['inf']
     """
-    axes = _new_axes() if ax is None else ax
+    axes = _new_axes() if ax is None else _checked(ax)
     axes.set_yscale("log")
     # Held until all is drawn: on the way, matplotlib's own room can leave the range of floats.
     limits_are_free = axes.get_autoscaley_on()
@@ -99,6 +100,16 @@ def _new_axes() -> "Axes":
     # A notebook shows it, also where nobody has imported pyplot, which teaches notebooks to.
     figure.__dict__["_repr_png_"] = partial(_png, figure)
     return figure.subplots()
+
+
+def _checked(ax: "Axes") -> "Axes":
+    """Return the caller's axes, unless they are a Figure, an array of them or no axes at all."""
+    if not hasattr(ax, "set_yscale"):
+        raise TypeError(
+            f"ax must be one Axes of matplotlib's, got {type(ax).__name__}; take it from "
+            "plt.subplots(), or leave it out for a new Figure"
+        )
+    return ax
 
 
 def _png(figure: "Figure") -> bytes:

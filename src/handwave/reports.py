@@ -118,6 +118,7 @@ class Report:
 
         Raises:
             ImportError: matplotlib is not installed.
+            TypeError: ax is no Axes.
         """
         pairs = [
             (a, b) for a, b in zip(self.measured, self.predicted, strict=True) if a.signal.count

@@ -134,6 +134,7 @@ class Trace:
 
         Raises:
             ImportError: matplotlib is not installed.
+            TypeError: ax is no Axes.
         """
         rows = [layer for layer in self.layers if layer.signal.count or layer.band]
         series: dict[str, list[float | None]] = {

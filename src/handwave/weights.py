@@ -195,7 +195,7 @@ def variance_scaling_(
     (orthogonal: it does not).
 
     Raises:
-        TypeError: neither a layer nor a floating weight.
+        TypeError: neither a layer nor a floating weight; scale is no number.
         ValueError: an unknown mode or distribution; scale not positive; a layer whose weight is
             computed from other parameters, or one that `fans` does not know; a weight made in
             inference mode, outside of it. Nothing is drawn then.
@@ -211,8 +211,7 @@ def variance_scaling_(
         Lessons 6, "fix", and 9, "backward".
     """
     weight, fan = _weight_and_fan(layer_or_weight, mode)
-    if not (scale > 0 and math.isfinite(scale)):
-        raise ValueError(f"scale must be a positive number, got {scale}")
+    _check_scale(scale)
     if distribution not in _DRAWS:
         raise ValueError(f"distribution must be one of {', '.join(_DRAWS)}, got {distribution!r}")
     padding = getattr(layer_or_weight, "padding_idx", None)
@@ -222,6 +221,15 @@ def variance_scaling_(
         if kept is not None:
             weight[padding] = kept
     return weight
+
+
+def _check_scale(scale: Any) -> None:
+    """Refuse what no second moment can be."""
+    wanted = "it is the second moment of an output, 1 for LeCun's rule and 2 for He's"
+    if not hasattr(scale, "__float__"):
+        raise TypeError(f"scale must be a positive number, got {scale!r}; {wanted}")
+    if not (scale > 0 and math.isfinite(scale)):
+        raise ValueError(f"scale must be a positive number, got {scale}; {wanted}")
 
 
 def _draw(weight: Tensor, name: str, std: float, generator: torch.Generator | None) -> None:
