@@ -31,6 +31,7 @@ ORDER = [
     "measuring",
     "wandering",
     "pairs",
+    "settling",
     "signals",
     "sums",
     "norms",

@@ -127,9 +127,40 @@ def test_a_band_of_units_of_one_size_over_the_batch_fits(activation):
     check(draw(model, batch(64, 64), DRAWS, again=redraw), [4])
 
 
-def test_a_band_of_channels_of_one_size_over_the_batch_holds():
-    model = lecun(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.Tanh())
-    check(draw(model, batch(8, 3, 8, 8), DRAWS, again=redraw), [2], widest=3.0)
+@pytest.mark.parametrize("inputs", [4, 8])
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.GELU])
+def test_a_band_of_few_numbers_of_known_mean_square_holds(activation, inputs):
+    # None of n such numbers is beyond √n: a Gaussian's tanh² is smaller by many widths of a band.
+    model = lecun(nn.Linear(64, 64), nn.BatchNorm1d(64), activation())
+    check(draw(model, batch(inputs, 64), DRAWS, again=redraw), [2], widest=2.4)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
+def test_a_band_behind_two_norms_over_the_batch_fits(activation):
+    def block():
+        return nn.Linear(64, 64), nn.BatchNorm1d(64), activation()
+
+    model = lecun(*block(), *block(), nn.Linear(64, 64))
+    check(draw(model, batch(64, 64), DRAWS, again=redraw), [2, 3, 5, 6])
+
+
+@pytest.mark.parametrize("images", [batch, smooth])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.SiLU])
+def test_a_band_of_channels_of_one_size_over_the_batch_fits(activation, images):
+    # Zeros around an image: what positions have in common is less at its edge.
+    blocks = [
+        layer
+        for before in (3, 16)
+        for layer in (nn.Conv2d(before, 16, 3, padding=1), nn.BatchNorm2d(16), activation())
+    ]
+    model = lecun(*blocks, nn.Conv2d(16, 16, 3, padding=1))
+    check(draw(model, images(8, 3, 8, 8), DRAWS, again=redraw), [0, 2, 3, 5, 6])
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid])
+def test_a_band_of_saturating_channels_behind_a_norm_holds(activation):
+    model = lecun(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), activation())
+    check(draw(model, batch(8, 3, 8, 8), DRAWS, again=redraw), [2])
 
 
 @pytest.mark.parametrize("inputs", [1, 32])

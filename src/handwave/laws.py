@@ -16,6 +16,7 @@ from handwave.norms import BATCH_NORMS, batch_norm, group_norm, layer_norm, rms_
 from handwave.panels import of_each
 from handwave.quadrature import Elementwise
 from handwave.running import own_class
+from handwave.settling import settle
 from handwave.signals import Backward, NoTheoryError, Signal, number, of_input, shaping
 from handwave.sums import CONVOLUTIONS, convolution, embedding, linear
 from handwave.weights import is_conv1d
@@ -115,8 +116,10 @@ def _by_position(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
     rows = table.reshape(2, -1).T.to(torch.float32)
     alike, place = torch.unique(rows, dim=0, return_inverse=True)
     means, seconds = alike.double().T
-    mean, second = of_each(function, means, seconds, base.units.unlike)[place].T
-    return mean.reshape(table[0].shape), second.reshape(table[0].shape)
+    unlike = base.units.unlike
+    mean, second = of_each(function, means, seconds, max(unlike, 0.0))[place].T
+    shift, factor = settle(function, base.moments, min(unlike, 0.0))
+    return (mean + shift).reshape(table[0].shape), (second * factor).reshape(table[0].shape)
 
 
 def unchanged(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from handwave.moments import Moments
 from handwave.running import own_class
@@ -15,6 +15,10 @@ from handwave.wandering import Units, Wander, one_input
 
 # How well E[1/var] is known, relative; and what float32 leaves of a mean of squares.
 _INVERSE_ERROR, _ROUNDING = 0.05, 3e-7
+
+# How well it is known what a settled size had varied by, relative: lengths before and after a
+# mean is taken out differ, and those of positions at an edge differ more.
+_SETTLED_ERROR, _EDGE_ERROR = 0.1, 0.3
 
 _MOST_UNLIKE = 0.5  # of what is divided by: its relative variance, for an E[1/var] to speak of
 
@@ -35,6 +39,7 @@ class _Scale:
         unlike: relative variance of var, over channels or inputs; beyond 1/2, E[1/var] of so
             few numbers is large or infinite.
         centred: whether their mean is taken out.
+        square: what is divided, by position, up to a factor; None where it is as it came.
     """
 
     var: float
@@ -43,6 +48,7 @@ class _Scale:
     inverse: float
     unlike: float
     centred: bool = True
+    square: Tensor | None = None
 
     @property
     def slope(self) -> float | None:
@@ -67,22 +73,56 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
             f"{own_class(layer).__name__} in training mode needs more than one value per channel, "
             f"but gets an input of shape {signal.shape}; call .eval() or pass more inputs"
         )
-    wander = signal.summed_along(1)
-    shared = wander.mean(lambda likeness: likeness, power=1.0)
-    rest = max(1 - shared, 0.0)
-    if rest < _ROUNDING:  # all inputs are the same one
-        centred, rest = one_input(), 0.0
-    else:
-        centred = wander.mapped(lambda likeness: (likeness - shared) / rest)
-        # A point s times as long as others is so in what it shares with them: s² − 2s·shared.
-        same = wander.same - shared * (2 * wander.same.clamp_min(0).sqrt() - 1)
-        centred = replace(centred, same=same / (float(same.mean()) or 1.0))
+    centred, rest = _centred(signal.summed_along(1))
     var = float(signal.second.mean()) * rest
     # Channels differ in their variance: E[1/var] of a χ² that has this relative variance.
     unlike = 2 * (centred.mean(torch.square) + signal.units.wander.noise)
     inverse = 1 / (1 - min(unlike, _MOST_UNLIKE)) / (var + layer.eps)
-    scale = _Scale(var, layer.eps, 1 / wander.share, inverse, unlike)
-    return _normalized(layer, signal, centred, scale)
+    # Each channel has its own mean, from which positions at an edge are further away.
+    square = centred.same.mean(0) if signal.second.numel() > 1 else None
+    scale = _Scale(var, layer.eps, 1 / signal.wander.share, inverse, unlike, square=square)
+    after, back = _normalized(layer, signal, centred, scale)
+    return replace(after, units=_of_one_size(signal, after)), back
+
+
+def _of_one_size(signal: Signal, after: Signal) -> Units:
+    """Give every unit one size over the batch."""
+    seen = after.wander
+    if signal.base is None and signal.function:  # as the units saw it when they were drawn
+        seen = replace(_centred(signal.units.wander)[0], cumulants=seen.cumulants)
+    settled = 2 * (seen.mean(torch.square) + seen.noise)
+    edges = float(signal.wander.far.mean(0).var(correction=0))
+    rest = 1 - signal.wander.mean(lambda likeness: likeness, power=1.0)
+    unsure = _SETTLED_ERROR * settled + (_EDGE_ERROR * edges / rest**2 if rest > _ROUNDING else 0.0)
+    return replace(after.units, wander=seen, known=settled, settled=settled, unsure=unsure)
+
+
+def _centred(wander: Wander) -> tuple[Wander, float]:
+    """Take the mean over all points out of each; return the share that is left as well."""
+    shared = wander.mean(lambda likeness: likeness, power=1.0)
+    rest = max(1 - shared, 0.0)
+    if rest < _ROUNDING:  # all inputs are the same one
+        return one_input(), 0.0
+    centred = wander.mapped(lambda likeness: (likeness - shared) / rest)
+    # What a position has in common with all others; at an edge that is less.
+    own = wander.far.mean(0)
+    own = own + (shared - own.mean())
+    # A point s times as long as others at its place is so in what it shares with them.
+    longer = (wander.same / wander.same.mean(0).clamp_min(1e-9)).clamp_min(0).sqrt()
+    same = wander.same - 2 * longer * own + shared
+    same = same / (float(same.mean()) or 1.0)
+    return replace(centred, same=same, far=_centred_twice(wander.far, own) / rest), rest
+
+
+def _centred_twice(far: Tensor, own: Tensor) -> Tensor:
+    """Take out what both positions of a pair have in common with all; that of one is not known.
+
+    Its variance over all positions is that of the other.
+    """
+    left = far - own
+    square = float(left.square().mean())
+    kept = max(1 - float(own.var(correction=0)) / (square or 1.0), 0.0)
+    return left * math.sqrt(kept)
 
 
 def layer_norm(layer: nn.LayerNorm, signal: Signal) -> tuple[Signal, Backward]:
@@ -196,6 +236,7 @@ def _normalized(
     (weight, bias), mean = affine(layer), signal.moments.mean
     shift = mean if scale.centred else 0.0
     square = signal.second - 2 * shift * signal.mean + shift * shift
+    square = square if scale.square is None else scale.square
     # By position, as it came; pooled, E[var/(var + eps)] = 1 − eps·E[1/(var + eps)].
     lost = eps * scale.inverse
     square = square * ((1 - lost) / (float(square.mean()) or 1.0))
@@ -211,8 +252,6 @@ def _normalized(
     # Of the units' mean all is known where it is taken out, else what their weights tell of it.
     as_drawn = signal.units.known_mean if signal.base is None else 0.0
     units = Units(wander, signal.units.count, known, tilt if scale.centred else as_drawn)
-    if own_class(layer) in BATCH_NORMS:  # each unit has one size over the batch
-        units = replace(units, settled=known)
     # Of Gaussian units, the same for all channels: Gaussian again.
     plain = signal.base is None and not weight.var and not bias.second_moment
     after = replace(

@@ -53,7 +53,7 @@ def _of_tokens(ids: Tensor) -> Wander:
 
 def _of_vectors(points: Tensor, share: float) -> Wander:
     """Take all pairs of some vectors; points (vectors, units)."""
-    some = points[_drawn(len(points), min(len(points), _VECTORS))]
+    some = points[drawn(len(points), min(len(points), _VECTORS))]
     gram = some @ some.T
     far = gram[tuple(torch.triu_indices(len(some), len(some), 1))]
     return Wander(gram.diagonal(), far, far, far, share)
@@ -64,10 +64,10 @@ def _of_maps(points: Tensor, share: float) -> Wander:
     sizes = points.shape[1:-1]
     batch, positions = len(points), math.prod(sizes)
     pairs = max(16, min(1024, _POSITIONS // positions))
-    first = _drawn(batch, pairs)
+    first = drawn(batch, pairs)
     second = (first + 1 + torch.arange(pairs) % max(batch - 1, 1)) % batch
     none = torch.zeros(pairs, len(sizes), dtype=torch.int64)
-    some = _shifts(1 + _drawn(max(positions - 1, 1), pairs), sizes)
+    some = shifts(1 + drawn(max(positions - 1, 1), pairs), sizes)
     # The neighbours in each direction, and those across.
     near = torch.tensor([s for s in itertools.product((0, 1), repeat=len(sizes)) if any(s)])
     near = near[torch.arange(pairs) % len(near)]
@@ -80,7 +80,7 @@ def _of_maps(points: Tensor, share: float) -> Wander:
     )
 
 
-def _shifts(places: Tensor, sizes: tuple[int, ...]) -> Tensor:
+def shifts(places: Tensor, sizes: tuple[int, ...]) -> Tensor:
     """Turn places in a flattened map into shifts along each axis; (pairs, axes)."""
     return torch.stack(torch.unravel_index(places, sizes), dim=1)
 
@@ -93,7 +93,7 @@ def _products(points: Tensor, first: Tensor, second: Tensor, shifts: Tensor) -> 
     return torch.stack(moved)
 
 
-def _drawn(below: int, count: int) -> Tensor:
+def drawn(below: int, count: int) -> Tensor:
     """Draw whole numbers, the same ones every time, without repetition as long as there are."""
     order = torch.randperm(below, generator=torch.Generator().manual_seed(0))
     return order[torch.arange(count) % below]

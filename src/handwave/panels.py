@@ -52,8 +52,7 @@ def _of_units(
         mean: of all z.
         second: moment of all z.
         unlike: relative variance of the variance, over inputs and draws: as Gamma, of which
-            Gauss' rule of two nodes has the first three moments. Below 0, of which no variance
-            is capable, what it would do is done the other way round.
+            Gauss' rule of two nodes has the first three moments.
     """
     var = max(second - mean * mean, 0.0)
     made = [
@@ -65,10 +64,8 @@ def _of_units(
 
 def _variances(unlike: float) -> list[tuple[float, float]]:
     """Return the nodes and weights that stand for a variance of mean 1 that varies."""
-    if abs(unlike) <= _ALIKE:
+    if unlike <= _ALIKE:
         return [(1.0, 1.0)]
-    if unlike < 0:
-        return [(1.0, 2.0), *((at, -part) for at, part in _variances(-unlike))]
     root = math.sqrt(1 / unlike + 1)
     return [((root + s) * root * unlike, (1 - s / root) / 2) for s in (-1, 1)]
 

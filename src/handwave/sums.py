@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from handwave.moments import Moments
+from handwave.pairs import drawn, shifts
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal, fresh, number
 from handwave.wandering import Units, Wander
@@ -16,6 +17,7 @@ from handwave.weights import fans
 
 # Numbers seen by all windows together, and by one: beyond, pairs of images have to do.
 _MOST_SEEN, _WIDEST = 1 << 24, 1024
+_SHIFTS = 64  # of windows against each other
 
 CONVOLUTIONS = (
     nn.Conv1d,
@@ -208,9 +210,27 @@ class _Windows:
         kept = 1 / seen + max(1 - 1 / seen, 0) * float(wander.near.square().mean())
         share = wander.share * math.prod(self.sizes) / count.numel()
         averaged = wander.mapped(lambda likeness: self.stacked(self._map(likeness)) / seen)
+        far = averaged.far * self._overlaps(len(averaged.far))
         kept = min(kept, 1.0)
         noise, lengths = wander.noise * kept, wander.lengths * kept
-        return replace(averaged, noise=noise, lengths=lengths, share=min(share, 1.0))
+        share = min(share, 1.0)
+        return replace(averaged, far=far, noise=noise, lengths=lengths, share=share)
+
+    def _overlaps(self, pairs: int) -> Tensor:
+        """Return what share of a window the one of its pair sees as well; (pairs, *map).
+
+        Of two windows at different places, one may reach over the edge where the other does not.
+        """
+        each = torch.eye(math.prod(self.layer.kernel_size), dtype=torch.float64)
+        inside = self._picking(each).forward(torch.ones(1, 1, *self.sizes, dtype=torch.float64))[0]
+        if bool((inside == inside.flatten(1)[:, 0].reshape(-1, *[1] * len(self.sizes))).all()):
+            return torch.ones(1, dtype=torch.float64)
+        axes = tuple(range(1, inside.dim()))
+        places = 1 + drawn(max(inside[0].numel() - 1, 1), min(pairs, _SHIFTS))
+        some = shifts(places, inside[0].shape)
+        both = [(inside * inside.roll(shift, axes)).sum(0) for shift in some.tolist()]
+        overlap = torch.stack(both) / inside.sum(0).clamp_min(1e-9)
+        return overlap[torch.arange(pairs) % len(overlap)]
 
     def alike(self, maps: Tensor) -> tuple[float, float] | None:
         """Return mean likeness of what windows see, and of its square; None if that is long.
@@ -224,16 +244,21 @@ class _Windows:
         channels, seen = self.channels, math.prod(self.layer.kernel_size)
         if maps.numel() * seen > _MOST_SEEN or channels * seen > _WIDEST:
             return None
-        each = torch.eye(seen, dtype=torch.float64).reshape(seen, 1, *self.layer.kernel_size)
-        picked = twin(self.layer, each.transpose(0, 1) if self.layer.transposed else each)
-        picked.__dict__["out_channels"] = seen
-        windows = picked.forward(maps[:, None]).flatten(2)  # (inputs·channels, seen, places)
+        each = torch.eye(seen, dtype=torch.float64)
+        windows = self._picking(each).forward(maps[:, None]).flatten(2)  # (maps, seen, places)
         windows = windows.reshape(-1, channels * seen, windows.shape[-1])
         points = windows.transpose(1, 2).reshape(-1, channels * seen)
         sigma, center = points.T @ points, points.sum(0)
         trace = float(sigma.trace()) or 1.0
         mean, square = float(center @ center) / trace / len(points), float(sigma.square().sum())
         return self.phases * mean, self.phases * square / trace**2
+
+    def _picking(self, kernels: Tensor) -> Any:
+        """Make a layer with kernels of its own: (kernels, places in a window)."""
+        each = kernels.reshape(-1, 1, *self.layer.kernel_size)
+        made: Any = twin(self.layer, each.transpose(0, 1) if self.layer.transposed else each)
+        made.__dict__["out_channels"] = len(kernels)
+        return made
 
     def _map(self, likeness: Tensor) -> Tensor:
         """Give likeness a map if it has none."""

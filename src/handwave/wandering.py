@@ -15,9 +15,6 @@ Cumulants = tuple[float, float, float]
 # Likeness comes from a sample of pairs: two numbers from it do not cancel better than this.
 _UNKNOWN_AT_LEAST = 0.02
 
-# How well `settled` is known, relative: lengths before and after a mean is taken out differ.
-_SETTLED_ERROR = 0.1
-
 _TERMS = 48  # of a Hermite series
 
 
@@ -266,6 +263,7 @@ class Units:
         phases: sets of weights that a unit has, each for its own share of the points.
         settled: relative variance of one unit's mean square over the points that a norm over
             the batch has taken away, so that all units have one.
+        unsure: by how much `settled` may be off.
     """
 
     wander: Wander
@@ -274,10 +272,11 @@ class Units:
     known_mean: float = 0.0
     phases: float = 1.0
     settled: float = 0.0
+    unsure: float = 0.0
 
     @property
     def unlike(self) -> float:
-        """Return the relative variance of the variance with which a unit is Gaussian; above −1.
+        """Return by how much E[z⁴] of a unit differs from a Gaussian's, relative; above −1.
 
         Of z = h/√v with v the unit's own mean square, E[z⁴] = E[h⁴]/E[v²]: points of one
         length have less than a Gaussian's, and what the lengths add is taken by v in part.
@@ -293,7 +292,7 @@ class Units:
         spread = before.mean(lambda likeness: shaping.spread(likeness, before.noise), power)
         fresh = max(spread - self._explained(shaping), _UNKNOWN_AT_LEAST * spread)
         after = before.scaled(shaping.slope).plus(fresh / self.count / self.phases)
-        after = after.plus((_SETTLED_ERROR * self.settled) ** 2 * shaping.fourth)
+        after = after.plus(self.unsure**2 * shaping.fourth)
         # Var(f_a·f_b) = 1 + spread − likeness², less what all pairs have in common.
         alike = before.mean(lambda likeness: shaping.likeness(likeness).square(), power)
         steep = before.mean(lambda likeness: shaping.steepness(likeness).square())
@@ -313,7 +312,22 @@ class Units:
         share = shaping.mean_share
         mean = max(self.known_mean - share, 0.0)
         square = max(self.known / 2 - share * share - 2 * share * mean, 0.0)
-        return 2 * shaping.slope**2 * square / (1 - share) ** 2 + shaping.tilt * mean / (1 - share)
+        of_square = 2 * shaping.slope**2 * square / (1 - share) ** 2
+        of_size = self._of_size(shaping) if self.settled else 0.0
+        return of_square + shaping.tilt * mean / (1 - share) + of_size
+
+    def _of_size(self, shaping: Shaping) -> float:
+        """Return what the size of a unit explains of the fourth term, where all have one.
+
+        Of M the points' second moments, the fourth ones of Gaussian points are 3·sym(M⊗M): then
+        E[z⁴] is 3·size² in every unit, and nothing is left of 3R² + 6·tr(M⁴) = E[likeness⁴].
+        With R = tr(M²), tr(M⁴) is at least R³, and points stand in M as their lengths have it.
+        """
+        alike = self.wander.mean(torch.square)
+        longer = float(self.wander.same.square().mean())
+        gaussian = 3 * alike**2 * (2 * longer - 1) - 6 * alike**3
+        there = self.wander.mean(lambda likeness: likeness**4, power=4.0)
+        return max(min(gaussian, there), 0.0) * float(shaping.squares[4]) / shaping.second**2
 
 
 def _series(terms: Tensor, rho: Tensor) -> Tensor:
