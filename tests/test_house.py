@@ -29,6 +29,8 @@ ORDER = [
     "running",
     "differentiating",
     "measuring",
+    "cumulants",
+    "shaping",
     "wandering",
     "pairs",
     "settling",

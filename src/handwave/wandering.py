@@ -3,19 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from handwave.quadrature import Elementwise
-
-Cumulants = tuple[float, float, float]
+from handwave.cumulants import Cumulants, of_log_gamma, quantile
+from handwave.shaping import Shaping
 
 # Likeness comes from a sample of pairs: two numbers from it do not cancel better than this.
 _UNKNOWN_AT_LEAST = 0.02
-
-_TERMS = 48  # of a Hermite series
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Wander:
 
     def plus(self, variance: float) -> "Wander":
         """Multiply the second moment by an independent factor of that relative variance."""
-        fresh = _log_gamma(variance)
+        fresh = of_log_gamma(variance)
         first, second, third = (a + b for a, b in zip(self.cumulants, fresh, strict=True))
         return replace(self, cumulants=(first, second, third))
 
@@ -99,7 +95,7 @@ class Wander:
     def band(self, second_moment: float, coverage: float) -> tuple[float, float]:
         """Return what holds the pooled second moment with the probability `coverage`."""
         tail = (1 - coverage) / 2
-        low, high = (_quantile(self.cumulants, p) for p in (tail, 1 - tail))
+        low, high = (quantile(self.cumulants, p) for p in (tail, 1 - tail))
         return second_moment * math.exp(low), second_moment * math.exp(high)
 
 
@@ -110,142 +106,6 @@ def one_input() -> Wander:
     """Assume nothing about the inputs: as alike as can be, which wanders most."""
     one = torch.ones(1, dtype=torch.float64)
     return Wander(one, one, one, one, 1.0)
-
-
-def _log_gamma(variance: float) -> Cumulants:
-    """Return the cumulants of log(χ²_ν/ν), the relative variance of χ²_ν/ν being 2/ν."""
-    if variance <= 0:
-        return 0.0, 0.0, 0.0
-    half = torch.tensor(1 / variance, dtype=torch.float64)
-    return (
-        float(torch.digamma(half) - half.log()),
-        float(torch.polygamma(1, half)),
-        float(torch.polygamma(2, half)),
-    )
-
-
-@cache
-def _quantile(cumulants: Cumulants, p: float) -> float:
-    """Invert the law of b + a·log(χ²_ν) that has these three cumulants.
-
-    Exact for one layer; for many it tends to the normal law, as their sum does.
-    """
-    mean, var, third = cumulants
-    if var <= 0:
-        return mean
-    normal = mean - math.sqrt(2 * var) * float(torch.erfinv(torch.tensor(1 - 2 * p).double()))
-    skew = -third / var**1.5
-    if skew < 1e-3:  # ν above 10⁶
-        return normal
-    half = _bisect(lambda h: _skew(h) - skew, 1e-3, 1e7)
-    quantile = math.log(_bisect(lambda x: p - _gamma_cdf(half, x), 1e-300, 50 + 4 * half))
-    first, second, _ = _log_gamma(1 / half)
-    scale = math.sqrt(var / second)
-    return mean + scale * (quantile - math.log(half) - first)
-
-
-def _skew(half: float) -> float:
-    """Return −κ₃/κ₂^1.5 of log Γ(half): it falls from 2 to 0."""
-    _, var, third = _log_gamma(1 / half)
-    return -third / var**1.5
-
-
-def _gamma_cdf(half: float, x: float) -> float:
-    a, b = (torch.tensor(v, dtype=torch.float64) for v in (half, x))
-    return float(torch.special.gammainc(a, b))
-
-
-def _bisect(fn: Callable[[float], float], low: float, high: float) -> float:
-    """Find where a falling function crosses zero, halving on a log scale."""
-    for _ in range(64):
-        middle = math.sqrt(low) * math.sqrt(high)
-        low, high = (middle, high) if fn(middle) > 0 else (low, middle)
-    return math.sqrt(low) * math.sqrt(high)
-
-
-@dataclass(frozen=True)
-class Shaping:
-    """Hold what an elementwise function does to likeness, as two Hermite series.
-
-    E[f(z_a)f(z_b)] = Σ v_k·ρᵏ and E[f(z_a)²f(z_b)²] = Σ s_k·ρᵏ, z Gaussian of correlation ρ.
-
-    Args:
-        values: v_k, shape (terms,).
-        squares: s_k, shape (terms,).
-        second: E[f²].
-        slope: d log E[f²] / d log Var(z).
-        mean_share: of the second moment of z, what its mean contributes.
-    """
-
-    values: Tensor
-    squares: Tensor
-    second: float = 1.0
-    slope: float = 1.0
-    mean_share: float = 0.0
-
-    @classmethod
-    def of(cls, fn: Elementwise, mean: float, std: float) -> "Shaping":
-        """Expand f(mean + std·t), t standard normal."""
-        t, weights, hermite = _grid()
-        y = fn(mean + std * t)
-        second = float(weights @ y**2)
-        values = (hermite @ (weights * y)).square()
-        coefficients = hermite @ (weights * y**2)
-        squares = coefficients.square()
-        # What the series leave out stands in their last terms, so that ρ = 1 is exact.
-        values[-1] += max(second - float(values.sum()), 0.0)
-        squares[-1] += max(float(weights @ y**4) - float(squares.sum()), 0.0)
-        slope = float(coefficients[2]) / (math.sqrt(2) * second) if second else 0.0
-        share = mean * mean / (mean * mean + std * std) if std else 0.0
-        return cls(values, squares, second, slope, share)
-
-    @property
-    def tilt(self) -> float:
-        """Return the spread that a mean correlation of 1 makes: f² is no even function."""
-        return float(self.squares[1]) / self.second**2
-
-    @property
-    def fourth(self) -> float:
-        """Return (d log E[f²]/d u)², u the relative variance of Var(z): E[f²·He₄]/8 is dE[f²]/du.
-
-        Of the normalised He₄ = √24·h₄ the series hold the square.
-        """
-        return float(self.squares[4]) * 24 / 64 / self.second**2 if len(self.squares) > 4 else 0.0
-
-    def correlation(self, likeness: Tensor) -> Tensor:
-        """Take the mean out of a likeness of the z."""
-        return self._unbounded(likeness).clamp(-1, 1)
-
-    def _unbounded(self, likeness: Tensor) -> Tensor:
-        """Return correlations times lengths: of points longer than others, beyond 1."""
-        return (likeness - self.mean_share) / (1 - self.mean_share)
-
-    def product(self, rho: float) -> float:
-        """Return E[f(z_a)f(z_b)]."""
-        return float(_series(self.values, torch.tensor(rho, dtype=torch.float64)))
-
-    def likeness(self, old: Tensor) -> Tensor:
-        """Return the likeness of the f(z) from that of the z."""
-        return _series(self.values, self.correlation(old)) / self.second
-
-    def spread(self, old: Tensor, noise: float) -> Tensor:
-        """Return Cov(f(z_a)², f(z_b)²)/E[f²]²; the likeness itself is off by the noise."""
-        whole, rho = self._unbounded(old), self.correlation(old)
-        bent = _series(_derivative(_derivative(self.squares)), rho) / (1 - self.mean_share) ** 2
-        longer = self.squares[1] * (whole - rho) + self.squares[2] * (whole**2 - rho**2)
-        covariance = _series(self.squares, rho) - self.squares[0] + bent * noise / 2 + longer
-        return covariance / self.second**2
-
-    def steepness(self, old: Tensor) -> Tensor:
-        """Return the factor on a small error of the likeness."""
-        slope = _series(_derivative(self.values), self.correlation(old))
-        return slope / self.second / (1 - self.mean_share)
-
-
-# f(z) = z: the series end.
-IDENTITY = Shaping(
-    torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([1.0, 0, 2], dtype=torch.float64)
-)
 
 
 @dataclass(frozen=True)
@@ -328,27 +188,3 @@ class Units:
         gaussian = 3 * alike**2 * (2 * longer - 1) - 6 * alike**3
         there = self.wander.mean(lambda likeness: likeness**4, power=4.0)
         return max(min(gaussian, there), 0.0) * float(shaping.squares[4]) / shaping.second**2
-
-
-def _series(terms: Tensor, rho: Tensor) -> Tensor:
-    """Sum terms_k·ρᵏ by Horner's rule."""
-    total = torch.zeros_like(rho)
-    for term in terms.flip(0):
-        total = total * rho + term
-    return total
-
-
-def _derivative(terms: Tensor) -> Tensor:
-    return terms[1:] * torch.arange(1, len(terms), dtype=torch.float64)
-
-
-@cache
-def _grid() -> tuple[Tensor, Tensor, Tensor]:
-    """Return nodes, Gaussian weights, and normalised Hermite polynomials (terms, nodes)."""
-    edge, count = 10.0, 8001
-    t = torch.linspace(-edge, edge, count, dtype=torch.float64)
-    weights = torch.exp(-t * t / 2) * (2 * edge / (count - 1)) / math.sqrt(2 * math.pi)
-    rows = [torch.ones_like(t), t]
-    for k in range(1, _TERMS - 1):
-        rows.append((t * rows[-1] - math.sqrt(k) * rows[-2]) / math.sqrt(k + 1))
-    return t, weights, torch.stack(rows)

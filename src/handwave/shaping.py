@@ -1,0 +1,121 @@
+"""What an elementwise function does to how alike two Gaussian points are: Hermite series."""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from handwave.quadrature import Elementwise
+
+_TERMS = 48
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """Hold what an elementwise function does to likeness, as two Hermite series.
+
+    E[f(z_a)f(z_b)] = Σ v_k·ρᵏ and E[f(z_a)²f(z_b)²] = Σ s_k·ρᵏ, z Gaussian of correlation ρ.
+
+    Args:
+        values: v_k, shape (terms,).
+        squares: s_k, shape (terms,).
+        second: E[f²].
+        slope: d log E[f²] / d log Var(z).
+        mean_share: of the second moment of z, what its mean contributes.
+    """
+
+    values: Tensor
+    squares: Tensor
+    second: float = 1.0
+    slope: float = 1.0
+    mean_share: float = 0.0
+
+    @classmethod
+    def of(cls, fn: Elementwise, mean: float, std: float) -> "Shaping":
+        """Expand f(mean + std·t), t standard normal."""
+        t, weights, hermite = _grid()
+        y = fn(mean + std * t)
+        second = float(weights @ y**2)
+        values = (hermite @ (weights * y)).square()
+        coefficients = hermite @ (weights * y**2)
+        squares = coefficients.square()
+        # What the series leave out stands in their last terms, so that ρ = 1 is exact.
+        values[-1] += max(second - float(values.sum()), 0.0)
+        squares[-1] += max(float(weights @ y**4) - float(squares.sum()), 0.0)
+        slope = float(coefficients[2]) / (math.sqrt(2) * second) if second else 0.0
+        share = mean * mean / (mean * mean + std * std) if std else 0.0
+        return cls(values, squares, second, slope, share)
+
+    @property
+    def tilt(self) -> float:
+        """Return the spread that a mean correlation of 1 makes: f² is no even function."""
+        return float(self.squares[1]) / self.second**2
+
+    @property
+    def fourth(self) -> float:
+        """Return (d log E[f²]/d u)², u the relative variance of Var(z): E[f²·He₄]/8 is dE[f²]/du.
+
+        Of the normalised He₄ = √24·h₄ the series hold the square.
+        """
+        return float(self.squares[4]) * 24 / 64 / self.second**2 if len(self.squares) > 4 else 0.0
+
+    def correlation(self, likeness: Tensor) -> Tensor:
+        """Take the mean out of a likeness of the z."""
+        return self._unbounded(likeness).clamp(-1, 1)
+
+    def _unbounded(self, likeness: Tensor) -> Tensor:
+        """Return correlations times lengths: of points longer than others, beyond 1."""
+        return (likeness - self.mean_share) / (1 - self.mean_share)
+
+    def product(self, rho: float) -> float:
+        """Return E[f(z_a)f(z_b)]."""
+        return float(_series(self.values, torch.tensor(rho, dtype=torch.float64)))
+
+    def likeness(self, old: Tensor) -> Tensor:
+        """Return the likeness of the f(z) from that of the z."""
+        return _series(self.values, self.correlation(old)) / self.second
+
+    def spread(self, old: Tensor, noise: float) -> Tensor:
+        """Return Cov(f(z_a)², f(z_b)²)/E[f²]²; the likeness itself is off by the noise."""
+        whole, rho = self._unbounded(old), self.correlation(old)
+        bent = _series(_derivative(_derivative(self.squares)), rho) / (1 - self.mean_share) ** 2
+        longer = self.squares[1] * (whole - rho) + self.squares[2] * (whole**2 - rho**2)
+        covariance = _series(self.squares, rho) - self.squares[0] + bent * noise / 2 + longer
+        return covariance / self.second**2
+
+    def steepness(self, old: Tensor) -> Tensor:
+        """Return the factor on a small error of the likeness."""
+        slope = _series(_derivative(self.values), self.correlation(old))
+        return slope / self.second / (1 - self.mean_share)
+
+
+# f(z) = z: the series end.
+IDENTITY = Shaping(
+    torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([1.0, 0, 2], dtype=torch.float64)
+)
+
+
+def _series(terms: Tensor, rho: Tensor) -> Tensor:
+    """Sum terms_k·ρᵏ by Horner's rule."""
+    total = torch.zeros_like(rho)
+    for term in terms.flip(0):
+        total = total * rho + term
+    return total
+
+
+def _derivative(terms: Tensor) -> Tensor:
+    return terms[1:] * torch.arange(1, len(terms), dtype=torch.float64)
+
+
+@cache
+def _grid() -> tuple[Tensor, Tensor, Tensor]:
+    """Return nodes, Gaussian weights, and normalised Hermite polynomials (terms, nodes)."""
+    edge, count = 10.0, 8001
+    t = torch.linspace(-edge, edge, count, dtype=torch.float64)
+    weights = torch.exp(-t * t / 2) * (2 * edge / (count - 1)) / math.sqrt(2 * math.pi)
+    rows = [torch.ones_like(t), t]
+    for k in range(1, _TERMS - 1):
+        rows.append((t * rows[-1] - math.sqrt(k) * rows[-2]) / math.sqrt(k + 1))
+    return t, weights, torch.stack(rows)
