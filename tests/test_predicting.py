@@ -347,3 +347,18 @@ def test_what_is_assumed_has_no_band():
     uneven.running_var[0] = 9.0
     assert hw.predict(uneven, torch.randn(4, 8)).layers[0].band is None
     assert hw.predict(nn.BatchNorm1d(8).eval(), torch.randn(4, 8)).layers[0].band
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (lambda: (nn.Linear(4, 0), nn.ReLU(), nn.Linear(0, 3)), torch.ones(2, 4)),
+        (lambda: (nn.Conv2d(3, 0, 1), nn.ReLU()), torch.ones(2, 3, 4, 4)),
+    ],
+    ids=["linear", "convolution"],
+)
+def test_a_weight_without_entries_has_no_law(make, x):
+    first, *others = hw.predict(nn.Sequential(*make()), x)
+    assert first.note == "no theory: a weight without entries"
+    assert all(row.note == "no theory behind 0" for row in others)

@@ -31,6 +31,8 @@ def apply_law(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
         NoTheoryError: the layer has no law, or not for this signal.
         ValueError: the layer would refuse an input of the signal's shape.
     """
+    if not all(parameter.numel() for parameter in layer.parameters()):
+        raise NoTheoryError("no theory: a weight without entries")
     law, sample = _law_of(layer), signal.sample
     if sample is not None and not sample.is_floating_point() and law not in _FOR_INTEGERS:
         raise NoTheoryError("no theory for integers" if law else "no theory")
