@@ -13,8 +13,9 @@ from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal, number
 from handwave.wandering import Units, Wander, one_input
 
-# How well E[1/var] is known, relative; and what float32 leaves of a mean of squares.
-_INVERSE_ERROR, _ROUNDING = 0.05, 3e-7
+# How well E[1/var] is known, relative, at least and for each unit of its variance; and what
+# float32 leaves of a mean of squares.
+_INVERSE_ERROR, _UNLIKE_ERROR, _ROUNDING = 0.02, 0.15, 1e-7
 
 # How well it is known what a settled size had varied by, relative: lengths before and after a
 # mean is taken out differ, and those of positions at an edge differ more.
@@ -81,7 +82,10 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     # Each channel has its own mean, from which positions at an edge are further away.
     square = centred.same.mean(0) if signal.second.numel() > 1 else None
     scale = _Scale(var, layer.eps, 1 / signal.wander.share, inverse, unlike, square=square)
-    after, back = _normalized(layer, signal, centred, scale)
+    # Where the mean that is taken out wanders, var does so less: as channels drawn one by one.
+    drawn = one_input().plus(unlike / (1 - min(2 * unlike, _MOST_UNLIKE)) / layer.num_features)
+    cumulants = min(signal.wander.cumulants, drawn.cumulants, key=lambda known: known[1])
+    after, back = _normalized(layer, signal, replace(centred, cumulants=cumulants), scale)
     return replace(after, units=_of_one_size(signal, after)), back
 
 
@@ -243,8 +247,8 @@ def _normalized(
     kept = weight.mean * (signal.mean - shift) / math.sqrt(var + eps)
     second = weight.second_moment * square + 2 * bias.mean * kept + bias.second_moment
     # What is left of the wandering: that of what eps takes away, and rounding.
-    wander = replace(wander, cumulants=signal.wander.cumulants).scaled(lost)
-    wander = wander.plus((_INVERSE_ERROR * lost + _ROUNDING) ** 2)
+    unsure = max(_INVERSE_ERROR, _UNLIKE_ERROR * scale.unlike)
+    wander = wander.scaled(lost).plus((unsure * lost) ** 2 + _ROUNDING**2)
     alike = wander.mean(torch.square)
     # Of plain products, with power 1: a norm over the batch makes their mean 0.
     tilt = wander.mean(torch.clone, power=1.0)
