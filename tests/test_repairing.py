@@ -269,6 +269,54 @@ def test_a_weight_stays_scaled_whose_memory_another_parameter_shares(recwarn):
     assert not recwarn
 
 
+class Rows(nn.Module):
+    """Two layers in one memory: the second has the last rows of the first, or those after it."""
+
+    def __init__(self, start):
+        super().__init__()
+        memory = torch.randn(48, 24)
+        self.first, self.last = nn.Linear(24, 24), nn.Linear(24, 24)
+        self.first.weight = nn.Parameter(memory[:24])
+        self.last.weight = nn.Parameter(memory[start : start + 24])
+
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("start", "said"), [(0, "tied"), (7, "tied"), (23, "tied"), (24, "")])
+def test_weights_that_overlap_in_memory_are_tied(start, said, own, recwarn):
+    torch.manual_seed(0)
+    model = Rows(start)
+    before = [p.detach().clone() for p in model.parameters()]
+    layers = nn.Sequential(model.first, nn.ReLU(), model.last)
+    repair = held(model if own else layers, X)
+    assert list(notes(repair).values()) == ([f"tied to {repair.rows[0].layer}"] if said else [])
+    repair.undo()
+    assert all(map(torch.equal, model.parameters(), before))
+    assert not recwarn
+
+
+class RowsOfAttention(nn.Module):
+    """A layer whose weight is the last rows for the keys and the first ones for the values."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.layer = nn.MultiheadAttention(24, 2), nn.Linear(24, 24)
+        self.layer.weight = nn.Parameter(self.attention.in_proj_weight.data[30:54])
+
+    def forward(self, x):
+        x = self.layer(x)
+        return self.attention(x, x, x)[0]
+
+
+def test_blocks_of_attentions_weight_are_tied_where_they_overlap_another():
+    torch.manual_seed(0)
+    repair = held(RowsOfAttention(), X)
+    said = {row.weight: row.note for row in repair if row.layer == "attention" and row.note}
+    assert said == dict.fromkeys(("in_proj_weight[k]", "in_proj_weight[v]"), "tied to layer")
+
+
 def shapes():
     """Networks whose repaired weights have, by chance, the variance of some wrong recipe."""
     pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)]

@@ -12,6 +12,9 @@ from torch.nn.utils import parametrize
 from handwave.running import same_bits
 from handwave.weights import fans
 
+# Bytes from the first to behind the last, and the device on which they are.
+Place = tuple[torch.device, int, int]
+
 # Factors beyond these can leave float32's range, or reach its numbers with few digits.
 _LARGE, _SMALL = 2.0**20, 2.0**-20
 
@@ -40,9 +43,9 @@ class Lever:
         self.before = tuple(map(copied, self._parts()))
 
     @property
-    def places(self) -> tuple[object, ...]:
-        """Say where in memory it writes: tied weights are written at the same place."""
-        return tuple((part.device, part.data_ptr()) for part in self._parts())
+    def places(self) -> tuple[Place, ...]:
+        """Say where in memory it writes: tied weights are written at places that overlap."""
+        return tuple(map(_place, self._parts()))
 
     @property
     def memory(self) -> set[object]:
@@ -86,6 +89,20 @@ class Lever:
             (part.dtype, part.device) == (value.dtype, value.device) and torch.equal(part, value)
             for part, value in zip(self._parts(), written, strict=True)
         )
+
+
+def _place(part: Tensor) -> Place:
+    start = end = part.data_ptr()
+    if part.numel():
+        steps = zip(part.shape, part.stride(), strict=True)
+        end += (1 + sum((size - 1) * stride for size, stride in steps)) * part.element_size()
+    return part.device, start, end
+
+
+def overlap(one: Place, other: Place) -> bool:
+    """See whether two places share a byte."""
+    (device, start, end), (its_device, its_start, its_end) = one, other
+    return device == its_device and max(start, its_start) < min(end, its_end)
 
 
 def memory(tensor: Tensor) -> Iterator[object]:

@@ -1,6 +1,7 @@
 """Put it right: scale every weight so that its layer's output has the size it should have."""
 
 import inspect
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from handwave.copies import Copies
-from handwave.levers import Lever, allowed, lever_of, memory, writing
+from handwave.levers import Lever, Place, allowed, lever_of, memory, overlap, writing
 from handwave.parts import (
     Part,
     of_attention,
@@ -125,7 +126,7 @@ class _Repairer:
     copied: Copies
     rows: list[Row] = field(default_factory=list)
     changes: list[tuple[str, Lever, float]] = field(default_factory=list)
-    done: dict[object, str] = field(default_factory=dict)
+    done: dict[Place, str] = field(default_factory=dict)
     called: set[nn.Module] = field(default_factory=set)
     earlier: Mapping[Tensor, Tensor] = field(default_factory=dict)  # values before the run
 
@@ -211,7 +212,7 @@ class _Repairer:
     def _scale(self, row: Row, lever: Lever, part: Part) -> tuple[float, str]:
         """Find what to multiply a weight by, or say why to leave it alone."""
         known, scale = part.squares, None
-        tied = next((self.done[place] for place in lever.places if place in self.done), "")
+        tied = self._tied_to(lever)
         if tied:
             again = row.layer.rpartition("#")[0] == tied
             why = "scaled at its first call" if again else f"tied to {tied}"
@@ -229,6 +230,11 @@ class _Repairer:
             scale = known.scale_to(self.target)
             why = "" if scale else f"the bias alone has second moment {known.bias:.4g}"
         return scale or 1.0, why
+
+    def _tied_to(self, lever: Lever) -> str:
+        """Find the layer whose weight, done already, has memory in common with this one."""
+        pairs = itertools.product(self.done.items(), lever.places)
+        return next((layer for (done, layer), place in pairs if overlap(done, place)), "")
 
     def _write(self, lever: Lever, part: Part, scale: float) -> str:
         """Write a weight and its output; otherwise say what is wrong, and change neither."""
