@@ -155,15 +155,27 @@ class Writing(nn.Module):
         self.write = write
 
     def forward(self, x):
-        self.write(self.layer.weight)
+        self.write(self.layer)
         return self.last(self.layer(x))
 
 
-def normalized(weight):
-    weight.data = nn.functional.normalize(weight.data)
+def normalized(layer):
+    layer.weight.data = nn.functional.normalize(layer.weight.data)
 
 
-@pytest.mark.parametrize("write", [normalized, lambda weight: weight.data.mul_(0.5)])
+def halved(layer):
+    layer.weight.data.mul_(0.5)
+
+
+def clipped(layer):  # as it is already: the values stay
+    layer.weight.clamp_(-1, 1)
+
+
+def replaced(layer):
+    layer.weight = nn.Parameter(0.5 * layer.weight)
+
+
+@pytest.mark.parametrize("write", [normalized, halved, clipped, replaced])
 def test_a_weight_that_the_model_writes_itself_is_left_as_it_was(write):
     torch.manual_seed(0)
     model = Writing(write)

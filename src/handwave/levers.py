@@ -91,6 +91,11 @@ class Lever:
         )
 
 
+def writes(tensor: Tensor) -> int:
+    """Return how often autograd saw it written; it does not count in tensors of inference mode."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _place(part: Tensor) -> Place:
     start = end = part.data_ptr()
     if part.numel():

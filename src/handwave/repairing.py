@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from handwave.copies import Copies
-from handwave.levers import Lever, Place, allowed, lever_of, memory, overlap, writing
+from handwave.levers import Lever, Place, allowed, lever_of, memory, overlap, writes, writing
 from handwave.parts import (
     Part,
     of_attention,
@@ -96,6 +96,7 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
     """
     args, kwargs = arguments(model, inputs)
     repairer = _Repairer(_checked(target), apply, Copies(model.parameters()))
+    repairer.writes = {parameter: writes(parameter) for parameter in model.parameters()}
     with allowed(model.parameters()):
         with nothing_left_behind(model) as earlier, eager(model), torch.no_grad():
             repairer.earlier = earlier
@@ -129,6 +130,7 @@ class _Repairer:
     done: dict[Place, str] = field(default_factory=dict)
     called: set[nn.Module] = field(default_factory=set)
     earlier: Mapping[Tensor, Tensor] = field(default_factory=dict)  # values before the run
+    writes: Mapping[Tensor, int] = field(default_factory=dict)  # in each parameter, before it
 
     @contextmanager
     def at_work(self, model: nn.Module) -> Iterator[None]:
@@ -216,7 +218,7 @@ class _Repairer:
         if tied:
             again = row.layer.rpartition("#")[0] == tied
             why = "scaled at its first call" if again else f"tied to {tied}"
-        elif not lever.found(self.earlier):  # what it is scaled from will not be there next time
+        elif self._is_rewritten(lever):  # what it is scaled from will not be there next time
             why = _REWRITTEN
         elif not math.isfinite(known.product + known.bias):
             finite = all(bool(value.isfinite().all()) for value in lever.before)
@@ -235,6 +237,12 @@ class _Repairer:
         """Find the layer whose weight, done already, has memory in common with this one."""
         pairs = itertools.product(self.done.items(), lever.places)
         return next((layer for (done, layer), place in pairs if overlap(done, place)), "")
+
+    def _is_rewritten(self, lever: Lever) -> bool:
+        """See whether the model wrote a weight; where autograd did not see it, by its values."""
+        counts = ((parameter, self.writes.get(parameter)) for parameter in lever.parameters)
+        seen = any(count != writes(parameter) for parameter, count in counts)
+        return seen or not lever.found(self.earlier)
 
     def _write(self, lever: Lever, part: Part, scale: float) -> str:
         """Write a weight and its output; otherwise say what is wrong, and change neither."""
