@@ -186,3 +186,34 @@ def test_a_weight_that_the_model_writes_itself_is_left_as_it_was(write):
     assert repair.rows[0].after == pytest.approx(seen, rel=1e-4)
     repair.undo()
     assert all(map(torch.equal, model.parameters(), before))
+
+
+class Same(nn.Module):
+    """A parametrization that changes nothing."""
+
+    def forward(self, weight):
+        return weight
+
+
+@pytest.mark.parametrize("parametrized", [False, True])
+@pytest.mark.parametrize("shape", [(1, 24), (24, 1), (1, 1)])
+def test_a_weight_whose_entries_share_memory_is_left_alone(shape, parametrized):
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 24)
+    layer.weight = nn.Parameter(torch.randn(shape).expand(24, 24))
+    if parametrized:
+        parametrize.register_parametrization(layer, "weight", Same(), unsafe=True)
+    before = layer.weight.detach().clone()
+    repair = held(nn.Sequential(layer, nn.Linear(24, 24)), X)
+    assert notes(repair) == {"0": "its entries share memory"}
+    assert torch.equal(layer.weight, before)
+
+
+def test_attentions_weights_may_share_memory_with_themselves():
+    torch.manual_seed(0)
+    model = nn.MultiheadAttention(24, 2)
+    for owner, name in ((model, "in_proj_weight"), (model.out_proj, "weight")):
+        old = getattr(owner, name)
+        setattr(owner, name, nn.Parameter(torch.randn(1, 24).expand(old.shape)))
+    repair = repair_(model, (X, X, X))
+    assert [row.note for row in repair] == ["its entries share memory"] * 4

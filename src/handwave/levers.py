@@ -52,6 +52,13 @@ class Lever:
         """Say whose memory it writes in, as `memory` does: that of a view is its owner's."""
         return {place for parameter in self.parameters for place in memory(parameter)}
 
+    @property
+    def repeats(self) -> bool:
+        """See whether entries share memory, as after `expand`: torch does not write there."""
+        parts = list(self._parts())
+        steps = [pair for part in parts for pair in zip(part.shape, part.stride(), strict=True)]
+        return any(size > 1 and not stride for size, stride in steps)
+
     def _parts(self) -> Iterator[Tensor]:
         # Looked up anew each time: a model that moved to another device has other memory. With
         # .data, since a model may differentiate in its forward: then the weight written is the
@@ -177,6 +184,8 @@ def _parametrized(layer: nn.Module) -> Lever | str:
         return [value] if isinstance(value, Tensor) else list(value)
 
     lever = Lever(originals, inverse=inverse)
+    if lever.repeats:
+        return lever
     try:
         lever.write(2.0)
         with _untouched(layer):

@@ -218,6 +218,8 @@ class _Repairer:
         if tied:
             again = row.layer.rpartition("#")[0] == tied
             why = "scaled at its first call" if again else f"tied to {tied}"
+        elif lever.repeats:
+            why = "its entries share memory"
         elif self._is_rewritten(lever):  # what it is scaled from will not be there next time
             why = _REWRITTEN
         elif not math.isfinite(known.product + known.bias):
