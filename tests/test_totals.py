@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from handwave import Moments, measure
-from handwave.totals import quick_moments, spread, zeros
+from handwave.totals import quick_moments, quick_second_moment, spread, zeros
 
 # float32 draws of one unit each around means of their own, so that sums of many kinds cancel.
 SHAPES = [(300, 200), (7,), (2, 3, 1025), (64, 5, 17, 3), (1, 4096), (5000, 1), (3, 300_000)]
+
+SEEDED = torch.Generator().manual_seed(0)
 
 
 def drawn(*shape, shift=0.0, dtype=torch.float32):
@@ -32,6 +34,24 @@ def test_the_variance_is_as_precise_as_asked_however_the_mean_dwarfs_it(shape, s
     assert found.var == pytest.approx(float(wide.var(correction=0)), rel=precision)
     assert found.mean == pytest.approx(float(wide.mean()), abs=1e-7 * float(wide.square().mean()))
     assert (found.count, found.nonfinite) == (x.numel(), 0)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 9.0, 30.0])
+@pytest.mark.parametrize("precision", [1e-4, 1e-6])
+def test_the_variance_of_few_blocks_is_as_precise_as_asked(shift, precision):
+    for count in [1023, 1024, 1025, 2048, 4096, 20_000] * 20:  # drawn anew each time
+        x = torch.randn(count, generator=SEEDED) + shift
+        found = quick_moments(x, precision)
+        assert found.var == pytest.approx(float(x.double().var(correction=0)), rel=precision)
+
+
+def test_second_moments_are_as_precise_as_they_say():
+    for count in [7, 1024, 1025, 4096, 9000] * 20:
+        entries = torch.randn(count, generator=SEEDED)
+        unlucky = torch.full((count,), 3.7510171)
+        for x, precision in ((entries, 1e-6), (entries[0].expand(count), 3e-6), (unlucky, 3e-6)):
+            exact = float(x.double().square().mean())
+            assert quick_second_moment(x) == pytest.approx(exact, rel=precision)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
