@@ -276,9 +276,9 @@ def test_without_backward_there_are_no_gradients():
 
 def transposed():
     """An autoencoder whose decoder has the encoder's weight, transposed."""
-    model = nn.Sequential(nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 32))
-    model[2].weight = nn.Parameter(model[0].weight.detach().T)
-    return model, torch.randn(16, 32)
+    encoder, decoder = nn.Linear(32, 8), nn.Linear(8, 32)
+    decoder.weight = nn.Parameter(encoder.weight.detach().T)
+    return nn.Sequential(encoder, nn.Tanh(), decoder), torch.randn(16, 32)
 
 
 @pytest.mark.parametrize(
@@ -297,12 +297,11 @@ def test_what_its_own_weight_made_is_predicted_by_no_fresh_draw(make, layer, not
 
 
 def test_tied_weights_that_do_not_meet_are_predicted():
+    one, other = nn.Linear(16, 16), nn.Linear(16, 16)
+    other.weight = one.weight
     model = nets.Written(
-        lambda self, x: torch.cat([self.one(x), self.other(x)]),
-        one=nn.Linear(16, 16),
-        other=nn.Linear(16, 16),
+        lambda self, x: torch.cat([self.one(x), self.other(x)]), one=one, other=other
     )
-    model.other.weight = model.one.weight
     report = audit(model, torch.randn(8, 16), backward=False)
     assert [row.note for row in report.predicted] == ["", ""]
     assert all(row.band for row in report.predicted)

@@ -157,6 +157,51 @@ def test_a_band_of_channels_of_one_size_over_the_batch_fits(activation, images):
     check(draw(model, images(8, 3, 8, 8), DRAWS, again=redraw), [0, 2, 3, 5, 6])
 
 
+def conv(*args, **kwargs):
+    return nn.Conv2d(*args, padding=1, bias=False, **kwargs)
+
+
+def transposed(before, after):
+    return nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
+
+
+KINDS = {
+    "grouped": (conv(16, 32, 3, groups=4), conv(32, 32, 3, groups=4), conv(32, 8, 3)),
+    "transposed": (transposed(8, 16), transposed(16, 16), conv(16, 8, 3)),
+    "large windows": (
+        nn.Conv2d(4, 16, 7, padding=3),
+        nn.Conv2d(16, 16, 9, padding=4),
+        conv(16, 8, 3),
+    ),
+    "dense": (nn.Linear(32, 64, bias=False), nn.Linear(64, 64, bias=False), nn.Linear(64, 8)),
+    "few inputs": (nn.Linear(32, 64), nn.Linear(64, 64), nn.Linear(64, 8)),
+}
+INPUTS = {
+    "grouped": (4, 16, 8, 8),
+    "transposed": (4, 8, 5, 5),
+    "large windows": (8, 4, 4, 4),
+    "dense": (16, 32),
+    "few inputs": (5, 32),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_predicted_behind_a_norm_of_any_sum_holds(kind):
+    # A gradient behind a norm is known to 15 %: how its variance goes with the weights, in part.
+    one, two, last = KINDS[kind]
+    dense = isinstance(one, nn.Linear)
+    norms = [nn.BatchNorm1d(64) if dense else nn.BatchNorm2d(n.out_channels) for n in (one, two)]
+    model = lecun(one, norms[0], nn.ReLU(), two, norms[1], nn.ReLU(), last)
+    x = batch(*INPUTS[kind]) + 2 * (kind == "dense")
+    found = draw(model, x, DRAWS, backward=True, again=redraw)
+    check(found, [0, 2, 3, 5, 6], widest=1.7)
+    for row, grad in zip(found.predicted, found.grad, strict=True):
+        assert row.grad is None or row.grad.second_moment == pytest.approx(
+            float(grad.mean()), rel=0.15
+        )
+    assert found.predicted.layers[5].grad
+
+
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid])
 def test_a_band_of_saturating_channels_behind_a_norm_holds(activation):
     model = lecun(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), activation())

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from handwave.moments import Moments
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal, number
 from handwave.wandering import Units, Wander, one_input
+from handwave.weights import fans, is_conv1d
 
 # How well E[1/var] is known, relative, at least and for each unit of its variance; and what
 # float32 leaves of a mean of squares.
@@ -78,21 +80,41 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     var = float(signal.second.mean()) * rest
     # Channels differ in their variance: E[1/var] of a χ² that has this relative variance.
     unlike = 2 * (centred.mean(torch.square) + signal.units.wander.noise)
-    inverse = 1 / (1 - min(unlike, _MOST_UNLIKE)) / (var + layer.eps)
+    inverse, luck = _inverse(var, layer.eps, unlike)
     # Each channel has its own mean, from which positions at an edge are further away.
     square = centred.same.mean(0) if signal.second.numel() > 1 else None
     scale = _Scale(var, layer.eps, 1 / signal.wander.share, inverse, unlike, square=square)
     # Where the mean that is taken out wanders, var does so less: as channels drawn one by one.
-    drawn = one_input().plus(unlike / (1 - min(2 * unlike, _MOST_UNLIKE)) / layer.num_features)
-    cumulants = min(signal.wander.cumulants, drawn.cumulants, key=lambda known: known[1])
-    after, back = _normalized(layer, signal, replace(centred, cumulants=cumulants), scale)
+    drawn = one_input().plus(luck[0] / layer.num_features).cumulants
+    cumulants = min(signal.wander.cumulants, drawn, key=lambda known: known[1])
+    centred = replace(centred, cumulants=cumulants).plus(luck[1] / layer.num_features)
+    after, back = _normalized(layer, signal, centred, scale)
     return replace(after, units=_of_one_size(signal, after)), back
+
+
+def _inverse(var: float, eps: float, unlike: float) -> tuple[float, tuple[float, float]]:
+    """Follow 1/(v + eps) of one channel, v as Gamma around var.
+
+    Returns:
+        Its expectation; and its relative variance, in proportion to v and besides that.
+    """
+    if not var > 0 or unlike < _ROUNDING:
+        return 1 / ((var + eps) or math.inf), (0.0, 0.0)
+    low, high = -12 * math.sqrt(unlike) - 40 * unlike, 12 * math.sqrt(unlike)
+    logs = torch.linspace(low, min(high, 6.0), 4000, dtype=torch.float64)
+    weights = torch.softmax((logs - logs.exp()) / unlike, dim=0)  # of log(v/var)
+    inverse = 1 / (var * logs.exp() + eps)
+    mean = float(weights @ inverse)
+    off = inverse / mean - 1
+    with_v = float(weights @ (off * logs.exp())) ** 2 / unlike
+    return mean, (with_v, max(float(weights @ off.square()) - with_v, 0.0))
 
 
 def _of_one_size(signal: Signal, after: Signal) -> Units:
     """Give every unit one size over the batch."""
     seen = after.wander
-    if signal.base is None and signal.function:  # as the units saw it when they were drawn
+    # As the units saw it when they were drawn, if all met the same weights.
+    if signal.base is None and signal.function and signal.units.phases == 1:
         seen = replace(_centred(signal.units.wander)[0], cumulants=seen.cumulants)
     settled = 2 * (seen.mean(torch.square) + seen.noise)
     edges = float(signal.wander.far.mean(0).var(correction=0))
@@ -115,17 +137,22 @@ def _centred(wander: Wander) -> tuple[Wander, float]:
     longer = (wander.same / wander.same.mean(0).clamp_min(1e-9)).clamp_min(0).sqrt()
     same = wander.same - 2 * longer * own + shared
     same = same / (float(same.mean()) or 1.0)
-    return replace(centred, same=same, far=_centred_twice(wander.far, own) / rest), rest
+    lengths = shared**2 * float(longer.var(0, correction=0).mean())
+    far = _centred_twice(wander.far, own, lengths) / rest
+    return replace(centred, same=same, far=far), rest
 
 
-def _centred_twice(far: Tensor, own: Tensor) -> Tensor:
-    """Take out what both positions of a pair have in common with all; that of one is not known.
+def _centred_twice(far: Tensor, own: Tensor, lengths: float) -> Tensor:
+    """Take out what both points of a pair have in common with all.
 
-    Its variance over all positions is that of the other.
+    Args:
+        far: likeness of pairs.
+        own: what each position has in common with all; of a pair, one position is known.
+        lengths: variance of that over the points at one position, of which none is known.
     """
     left = far - own
-    square = float(left.square().mean())
-    kept = max(1 - float(own.var(correction=0)) / (square or 1.0), 0.0)
+    known = float(own.var(correction=0)) + 2 * lengths
+    kept = max(1 - known / (float(left.square().mean()) or 1.0), 0.0)
     return left * math.sqrt(kept)
 
 
@@ -185,6 +212,17 @@ def affine(layer: Any) -> tuple[Moments, Moments]:
 def by_batch(layer: Any) -> bool:
     """Tell whether a batch norm uses the batch's own statistics."""
     return layer.training or layer.running_var is None
+
+
+def kept_before(layer: nn.Module, following: nn.Module) -> float:
+    """Return what is left of a layer's input gradient if a norm over the batch follows at once.
+
+    A unit of large weights has a large variance, by which the norm divides its gradient: of
+    E[|w|²/var], E[|w|²]·E[1/var] leaves out −Cov(|w|², var) = −2/fan_in, relative.
+    """
+    summed = isinstance(layer, nn.Linear | _ConvNd) or is_conv1d(layer)
+    normalized = own_class(following) in BATCH_NORMS and by_batch(following)
+    return 1 - min(2 / fans(layer).fan_in, 0.5) if summed and normalized else 1.0
 
 
 def _check_channels(layer: nn.Module, channels: int, signal: Signal) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from handwave.laws import apply_law
 from handwave.moments import Moments
-from handwave.norms import restart
+from handwave.norms import kept_before, restart
 from handwave.running import (
     Inputs,
     arguments,
@@ -126,17 +126,18 @@ class _Walker:
     def _chain(
         self, module: nn.Module, name: str, signal: Signal | None
     ) -> tuple[Signal | None, _Back]:
-        backs: list[_Back] = []
+        backs: list[tuple[_Back, float]] = []
         # Not named_children, which leaves a module out that stands here twice.
-        for child_name, child in module._modules.items():
-            if child is None:
-                continue
+        children = [(own, child) for own, child in module._modules.items() if child is not None]
+        followings = [*(child for _, child in children[1:]), nn.Identity()]
+        for (child_name, child), following in zip(children, followings, strict=True):
             signal, back = self.walk(child, f"{name}.{child_name}".lstrip("."), signal)
-            backs.append(back)
+            backs.append((back, kept_before(child, following)))
 
         def through(gradient: Tensor | None) -> Tensor | None:
-            for back in reversed(backs):
+            for back, kept in reversed(backs):
                 gradient = back(gradient)
+                gradient = None if gradient is None else gradient * kept
             return gradient
 
         return signal, through

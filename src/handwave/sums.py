@@ -90,10 +90,12 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     channels = layer.in_channels // layer.groups
     parts = (torch.ones((), dtype=torch.float64), *_maps(signal, axes))
     count, mean, second = (channels * windows.of(part.expand(shape[-axes:])) for part in parts)
-    wander = windows.average(signal.summed_along(-axes - 1))
+    before = signal.summed_along(-axes - 1)
+    wander = windows.average(before)
     if signal.sample is not None and layer.groups == 1:
         wander = _exact(wander, windows.alike(signal.sample.double().flatten(0, -axes - 1)))
-    wander = _seen_by_groups(wander, layer.groups)
+    varied = windows.kept(before) * float(before.far.var(correction=0))
+    wander = _seen_by_groups(wander, layer.groups, varied)
     shape = (*shape[: -axes - 1], layer.out_channels, *count.shape)
     after = _draw(layer, replace(signal, shape=shape), wander, (count, mean, second))
     factor = Moments.of(layer.weight).second_moment * layer.out_channels / layer.groups
@@ -204,17 +206,20 @@ class _Windows:
 
     def average(self, wander: Wander) -> Wander:
         """Average likeness over windows; what is noise in it averages out, where it differs."""
-        ones = torch.ones(self.sizes, dtype=torch.float64)
-        count = self.of(ones)
-        seen = float(count.mean())
-        kept = 1 / seen + max(1 - 1 / seen, 0) * float(wander.near.square().mean())
-        share = wander.share * math.prod(self.sizes) / count.numel()
+        count = self.of(torch.ones(self.sizes, dtype=torch.float64))
+        seen, kept = float(count.mean()), self.kept(wander)
         averaged = wander.mapped(lambda likeness: self.stacked(self._map(likeness)) / seen)
         far = averaged.far * self._overlaps(len(averaged.far))
-        kept = min(kept, 1.0)
+        share = min(wander.share * math.prod(self.sizes) / count.numel(), 1.0)
         noise, lengths = wander.noise * kept, wander.lengths * kept
-        share = min(share, 1.0)
         return replace(averaged, far=far, noise=noise, lengths=lengths, share=share)
+
+    def kept(self, wander: Wander) -> float:
+        """Return what share of noise is left of the average over a window."""
+        seen = float(self.of(torch.ones(self.sizes, dtype=torch.float64)).mean())
+        common = float(wander.far.mean())
+        near = max(float(wander.near.mean()) - common, 0.0) / max(1 - common, 1e-9)
+        return min(1 / seen + max(1 - 1 / seen, 0) * near**2, 1.0)
 
     def _overlaps(self, pairs: int) -> Tensor:
         """Return what share of a window the one of its pair sees as well; (pairs, *map).
@@ -228,6 +233,9 @@ class _Windows:
         axes = tuple(range(1, inside.dim()))
         places = 1 + drawn(max(inside[0].numel() - 1, 1), min(pairs, _SHIFTS))
         some = shifts(places, inside[0].shape)
+        if self.layer.transposed:  # windows that meet the same weights
+            strides = torch.tensor(self.layer.stride)
+            some = some // strides * strides
         both = [(inside * inside.roll(shift, axes)).sum(0) for shift in some.tolist()]
         overlap = torch.stack(both) / inside.sum(0).clamp_min(1e-9)
         return overlap[torch.arange(pairs) % len(overlap)]
@@ -280,9 +288,15 @@ def _exact(wander: Wander, alike: tuple[float, float] | None) -> Wander:
     return replace(wander, far=mean + far * math.sqrt(wanted / var if var else 0.0))
 
 
-def _seen_by_groups(wander: Wander, groups: int) -> Wander:
-    """Let each unit see one group of channels: likeness over fewer numbers is noisier."""
+def _seen_by_groups(wander: Wander, groups: int, varied: float) -> Wander:
+    """Let each unit see one group of channels: likeness over fewer numbers is noisier.
+
+    Args:
+        wander: of all channels together.
+        groups: of channels.
+        varied: variance of the likeness of all together, over pairs of points.
+    """
     if groups == 1:
         return wander
-    noise = wander.noise + (groups - 1) * (wander.noise + float(wander.far.var(correction=0)))
-    return replace(wander, noise=min(noise, 1.0))
+    noise = min(groups * wander.noise + (groups - 1) * varied, 1.0)
+    return replace(wander, noise=noise, lengths=min(groups * wander.lengths, 1.0))

@@ -157,12 +157,18 @@ class Units:
         alike = before.mean(lambda likeness: shaping.likeness(likeness).square(), power)
         steep = before.mean(lambda likeness: shaping.steepness(likeness).square())
         noise = steep * before.noise + (1 + spread - alike * (1 + spread)) / self.count
-        shaped = after.mapped(shaping.likeness)
+        shaped = self._of_all_phases(after, shaping.mean_share).mapped(shaping.likeness)
         same = before.same.clamp_min(0) ** shaping.slope
         alone = float(shaping.spread(torch.ones((), dtype=torch.float64), 0.0))
         lengths = shaping.slope**2 * before.lengths + max(alone - spread, 0.0) / self.count
         noise = min(max(noise, 0.0), 1.0)
         return replace(shaped, same=same / same.mean(), noise=noise, lengths=lengths)
+
+    def _of_all_phases(self, wander: Wander, mean_share: float) -> Wander:
+        """Let pairs of points that meet different weights have their mean in common alone."""
+        met = torch.arange(len(wander.far)) % round(self.phases) == 0
+        met = met.reshape(-1, *[1] * (wander.far.dim() - 1))
+        return replace(wander, far=torch.where(met, wander.far, mean_share))
 
     def _explained(self, shaping: Shaping) -> float:
         """Return what is known beforehand of the relative variance of one unit's f(z)².
