@@ -222,7 +222,7 @@ def kept_before(layer: nn.Module, following: nn.Module) -> float:
     """
     summed = isinstance(layer, nn.Linear | _ConvNd) or is_conv1d(layer)
     normalized = own_class(following) in BATCH_NORMS and by_batch(following)
-    return 1 - min(2 / fans(layer).fan_in, 0.5) if summed and normalized else 1.0
+    return 1 - 2 / max(fans(layer).fan_in, 4.0) if summed and normalized else 1.0
 
 
 def _check_channels(layer: nn.Module, channels: int, signal: Signal) -> None:
