@@ -140,24 +140,26 @@ def _sums(tensor: Tensor) -> tuple[float, float]:
     return total, squares
 
 
-def _blocks(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut a vector into blocks (blocks, 1024) and what is left."""
-    whole = flat.numel() - flat.numel() % _BLOCK
-    return flat[:whole].view(-1, _BLOCK), flat[whole:]
+def _blocks(flat: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Cut a vector into blocks (blocks, 1024) and what is left, if anything is."""
+    left = flat.numel() % _BLOCK
+    if not left:
+        return flat.view(-1, _BLOCK), None
+    return flat[:-left].view(-1, _BLOCK), flat[-left:]
 
 
-def _square_sum(blocks: Tensor, rest: Tensor) -> float:
+def _square_sum(blocks: Tensor, rest: Tensor | None) -> float:
     return _squares(torch.linalg.vector_norm(blocks, dim=1)) + _squares(rest)
 
 
-def _sum(few: Tensor) -> float:
-    """Add up in float64; a tensor without entries is common."""
-    return few.sum(dtype=torch.float64).item() if few.numel() else 0.0
+def _sum(few: Tensor | None) -> float:
+    """Add up in float64."""
+    return 0.0 if few is None else few.sum(dtype=torch.float64).item()
 
 
-def _squares(few: Tensor) -> float:
+def _squares(few: Tensor | None) -> float:
     """Add up squares in float64; a product, since ** raises where the square is inf."""
-    norm = torch.linalg.vector_norm(few, dtype=torch.float64).item() if few.numel() else 0.0
+    norm = 0.0 if few is None else torch.linalg.vector_norm(few, dtype=torch.float64).item()
     return norm * norm
 
 
