@@ -10,7 +10,8 @@ from scipy.stats import binom
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from handwave.expecting import _from_squares, expect, is_sum
+from handwave.expecting import _from_squares, expect
+from handwave.sums import is_sum
 
 DRAWS = 400
 

@@ -16,8 +16,9 @@ from handwave.moments import Moments
 from handwave.norms import NORMS, affine
 from handwave.running import floating
 from handwave.signals import NoTheoryError, of_input
-from handwave.sums import bias_moments, expected_square, twin
+from handwave.sums import bias_moments, expected_square, is_sum
 from handwave.traces import COVERAGE
+from handwave.twins import twin
 from handwave.wandering import one_input
 from handwave.weights import is_conv1d
 
@@ -65,11 +66,6 @@ def expect(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             return _by_law(module, given[0]) if len(given) == 1 else _by_draws(module, args, kwargs)
         except NoTheoryError:
             return _by_draws(module, args, kwargs)
-
-
-def is_sum(module: nn.Module) -> bool:
-    """Tell a layer that sums products with one weight."""
-    return isinstance(module, nn.Linear | _ConvNd) or is_conv1d(module)
 
 
 def _by_law(module: nn.Module, x: Tensor) -> Expected | None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from handwave.sums import twin
+from handwave.twins import twin
 from handwave.weights import by_unit
 
 # Filters that are tried, as many as fit: the variance of a mean square is known to 10 %.

@@ -8,9 +8,10 @@ from functools import cache
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from handwave.expecting import Expected, is_sum
+from handwave.expecting import Expected
 from handwave.moments import Moments
 from handwave.streams import Applied, Sum
+from handwave.sums import is_sum
 from handwave.traces import Layer
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from handwave.activations import elementwise
+from handwave.batch_norms import batch_norm
 from handwave.moments import Moments
-from handwave.norms import BATCH_NORMS, batch_norm, group_norm, layer_norm, rms_norm
+from handwave.norms import BATCH_NORMS, group_norm, layer_norm, rms_norm
 from handwave.panels import of_each
 from handwave.quadrature import Elementwise
 from handwave.running import own_class

@@ -45,12 +45,12 @@ class Lever:
     @property
     def places(self) -> tuple[Place, ...]:
         """Say where in memory it writes: tied weights are written at places that overlap."""
-        return tuple(map(_place, self._parts()))
+        return tuple(map(place, self._parts()))
 
-    @property
-    def memory(self) -> set[object]:
-        """Say whose memory it writes in, as `memory` does: that of a view is its owner's."""
-        return {place for parameter in self.parameters for place in memory(parameter)}
+    def touched(self, places: Iterable[Place]) -> Iterator[Place]:
+        """Find which of these places it writes in."""
+        own = self.places
+        return (each for each in places if any(_overlap(each, mine) for mine in own))
 
     @property
     def repeats(self) -> bool:
@@ -103,7 +103,8 @@ def writes(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _place(part: Tensor) -> Place:
+def place(part: Tensor) -> Place:
+    """Say where in memory a tensor lies; one with steps in between takes all from end to end."""
     start = end = part.data_ptr()
     if part.numel():
         steps = zip(part.shape, part.stride(), strict=True)
@@ -111,16 +112,10 @@ def _place(part: Tensor) -> Place:
     return part.device, start, end
 
 
-def overlap(one: Place, other: Place) -> bool:
+def _overlap(one: Place, other: Place) -> bool:
     """See whether two places share a byte."""
     (device, start, end), (its_device, its_start, its_end) = one, other
     return device == its_device and max(start, its_start) < min(end, its_end)
-
-
-def memory(tensor: Tensor) -> Iterator[object]:
-    """Name the memory that a tensor lies in; views of one tensor lie in the same."""
-    if tensor.layout == torch.strided:
-        yield tensor.device, tensor.untyped_storage().data_ptr()
 
 
 def _written(part: Tensor, before: Tensor, factor: float) -> bool:

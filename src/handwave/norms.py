@@ -7,21 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from handwave.moments import Moments
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal, number
 from handwave.wandering import Units, Wander, one_input
-from handwave.weights import fans, is_conv1d
 
 # How well E[1/var] is known, relative, at least and for each unit of its variance; and what
 # float32 leaves of a mean of squares.
-_INVERSE_ERROR, _UNLIKE_ERROR, _ROUNDING = 0.02, 0.15, 1e-7
-
-# How well it is known what a settled size had varied by, relative: lengths before and after a
-# mean is taken out differ, and those of positions at an edge differ more.
-_SETTLED_ERROR, _EDGE_ERROR = 0.1, 0.3
+_INVERSE_ERROR, _UNLIKE_ERROR, ROUNDING = 0.02, 0.15, 1e-7
 
 _MOST_UNLIKE = 0.5  # of what is divided by: its relative variance, for an E[1/var] to speak of
 
@@ -31,7 +25,7 @@ NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """Hold what a norm divides by, and what it is taken over.
 
     Args:
@@ -64,98 +58,6 @@ class _Scale:
         return self.inverse * left if self.unlike <= _MOST_UNLIKE and left > 0 else None
 
 
-def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
-    """Normalize each channel over the batch (training mode), or by what was kept of others."""
-    _check_channels(layer, layer.num_features, signal)
-    if not by_batch(layer):
-        return _by_buffers(layer, signal)
-    if signal.shape is None:
-        raise NoTheoryError("no theory of how far inputs differ: pass a tensor")
-    if math.prod(signal.shape) == layer.num_features:
-        raise ValueError(
-            f"{own_class(layer).__name__} in training mode needs more than one value per channel, "
-            f"but gets an input of shape {signal.shape}; call .eval() or pass more inputs"
-        )
-    centred, rest = _centred(signal.summed_along(1))
-    var = float(signal.second.mean()) * rest
-    # Channels differ in their variance: E[1/var] of a χ² that has this relative variance.
-    unlike = 2 * (centred.mean(torch.square) + signal.units.wander.noise)
-    inverse, luck = _inverse(var, layer.eps, unlike)
-    # Each channel has its own mean, from which positions at an edge are further away.
-    square = centred.same.mean(0) if signal.second.numel() > 1 else None
-    scale = _Scale(var, layer.eps, 1 / signal.wander.share, inverse, unlike, square=square)
-    # Where the mean that is taken out wanders, var does so less: as channels drawn one by one.
-    drawn = one_input().plus(luck[0] / layer.num_features).cumulants
-    cumulants = min(signal.wander.cumulants, drawn, key=lambda known: known[1])
-    centred = replace(centred, cumulants=cumulants).plus(luck[1] / layer.num_features)
-    after, back = _normalized(layer, signal, centred, scale)
-    return replace(after, units=_of_one_size(signal, after)), back
-
-
-def _inverse(var: float, eps: float, unlike: float) -> tuple[float, tuple[float, float]]:
-    """Follow 1/(v + eps) of one channel, v as Gamma around var.
-
-    Returns:
-        Its expectation; and its relative variance, in proportion to v and besides that.
-    """
-    if not var > 0 or unlike < _ROUNDING:
-        return 1 / ((var + eps) or math.inf), (0.0, 0.0)
-    low, high = -12 * math.sqrt(unlike) - 40 * unlike, 12 * math.sqrt(unlike)
-    logs = torch.linspace(low, min(high, 6.0), 4000, dtype=torch.float64)
-    weights = torch.softmax((logs - logs.exp()) / unlike, dim=0)  # of log(v/var)
-    inverse = 1 / (var * logs.exp() + eps)
-    mean = float(weights @ inverse)
-    off = inverse / mean - 1
-    with_v = float(weights @ (off * logs.exp())) ** 2 / unlike
-    return mean, (with_v, max(float(weights @ off.square()) - with_v, 0.0))
-
-
-def _of_one_size(signal: Signal, after: Signal) -> Units:
-    """Give every unit one size over the batch."""
-    seen = after.wander
-    # As the units saw it when they were drawn, if all met the same weights.
-    if signal.base is None and signal.function and signal.units.phases == 1:
-        seen = replace(_centred(signal.units.wander)[0], cumulants=seen.cumulants)
-    settled = 2 * (seen.mean(torch.square) + seen.noise)
-    edges = float(signal.wander.far.mean(0).var(correction=0))
-    rest = 1 - signal.wander.mean(lambda likeness: likeness, power=1.0)
-    unsure = _SETTLED_ERROR * settled + (_EDGE_ERROR * edges / rest**2 if rest > _ROUNDING else 0.0)
-    return replace(after.units, wander=seen, known=settled, settled=settled, unsure=unsure)
-
-
-def _centred(wander: Wander) -> tuple[Wander, float]:
-    """Take the mean over all points out of each; return the share that is left as well."""
-    shared = wander.mean(lambda likeness: likeness, power=1.0)
-    rest = max(1 - shared, 0.0)
-    if rest < _ROUNDING:  # all inputs are the same one
-        return one_input(), 0.0
-    centred = wander.mapped(lambda likeness: (likeness - shared) / rest)
-    # What a position has in common with all others; at an edge that is less.
-    own = wander.far.mean(0)
-    own = own + (shared - own.mean())
-    # A point s times as long as others at its place is so in what it shares with them.
-    longer = (wander.same / wander.same.mean(0).clamp_min(1e-9)).clamp_min(0).sqrt()
-    same = wander.same - 2 * longer * own + shared
-    same = same / (float(same.mean()) or 1.0)
-    lengths = shared**2 * float(longer.var(0, correction=0).mean())
-    far = _centred_twice(wander.far, own, lengths) / rest
-    return replace(centred, same=same, far=far), rest
-
-
-def _centred_twice(far: Tensor, own: Tensor, lengths: float) -> Tensor:
-    """Take out what both points of a pair have in common with all.
-
-    Args:
-        far: likeness of pairs.
-        own: what each position has in common with all; of a pair, one position is known.
-        lengths: variance of that over the points at one position, of which none is known.
-    """
-    left = far - own
-    known = float(own.var(correction=0)) + 2 * lengths
-    kept = max(1 - known / (float(left.square().mean()) or 1.0), 0.0)
-    return left * math.sqrt(kept)
-
-
 def layer_norm(layer: nn.LayerNorm, signal: Signal) -> tuple[Signal, Backward]:
     """Normalize each input, or position, over its own units."""
     tail = _checked_tail(layer, signal)
@@ -164,7 +66,7 @@ def layer_norm(layer: nn.LayerNorm, signal: Signal) -> tuple[Signal, Backward]:
 
 def group_norm(layer: nn.GroupNorm, signal: Signal) -> tuple[Signal, Backward]:
     """Normalize groups of channels of each input, over its positions as well."""
-    _check_channels(layer, layer.num_channels, signal)
+    check_channels(layer, layer.num_channels, signal)
     count = layer.num_channels // layer.num_groups * math.prod(signal.map)
     return _by_units(layer, signal, count, 1)
 
@@ -175,8 +77,8 @@ def rms_norm(layer: nn.RMSNorm, signal: Signal) -> tuple[Signal, Backward]:
     wander, var = signal.summed_along(-len(tail)), float(signal.second.mean())
     eps = torch.finfo(torch.float32).eps if layer.eps is None else layer.eps
     inverse = wander.inverse_square(var, eps)
-    scale = _Scale(var, eps, math.prod(tail), inverse, wander.lengths, centred=False)
-    return _normalized(layer, signal, _of_unit_length(wander), scale)
+    scale = Scale(var, eps, math.prod(tail), inverse, wander.lengths, centred=False)
+    return normalized(layer, signal, _of_unit_length(wander), scale)
 
 
 def restart(layer: Any) -> Signal | None:
@@ -214,18 +116,8 @@ def by_batch(layer: Any) -> bool:
     return layer.training or layer.running_var is None
 
 
-def kept_before(layer: nn.Module, following: nn.Module) -> float:
-    """Return what is left of a layer's input gradient if a norm over the batch follows at once.
-
-    A unit of large weights has a large variance, by which the norm divides its gradient: of
-    E[|w|²/var], E[|w|²]·E[1/var] leaves out −Cov(|w|², var) = −2/fan_in, relative.
-    """
-    summed = isinstance(layer, nn.Linear | _ConvNd) or is_conv1d(layer)
-    normalized = own_class(following) in BATCH_NORMS and by_batch(following)
-    return 1 - 2 / max(fans(layer).fan_in, 4.0) if summed and normalized else 1.0
-
-
-def _check_channels(layer: nn.Module, channels: int, signal: Signal) -> None:
+def check_channels(layer: nn.Module, channels: int, signal: Signal) -> None:
+    """Refuse a signal that has not so many channels along axis 1."""
     shape, law = signal.shape, own_class(layer)
     if shape is None:
         return
@@ -257,8 +149,8 @@ def _by_units(layer: Any, signal: Signal, count: float, axis: int) -> tuple[Sign
     if signal.sample is not None:  # the variances themselves
         each = signal.sample.double().reshape(-1, int(count)).var(1, correction=0)
         var, inverse = float(each.mean()), float((1 / (each + layer.eps)).mean())
-    scale = _Scale(var, layer.eps, count, inverse, wander.lengths)
-    return _normalized(layer, signal, _of_unit_length(wander), scale)
+    scale = Scale(var, layer.eps, count, inverse, wander.lengths)
+    return normalized(layer, signal, _of_unit_length(wander), scale)
 
 
 def _of_unit_length(wander: Wander) -> Wander:
@@ -268,9 +160,7 @@ def _of_unit_length(wander: Wander) -> Wander:
     return replace(wander, same=alike, lengths=0.0)
 
 
-def _normalized(
-    layer: Any, signal: Signal, wander: Wander, scale: _Scale
-) -> tuple[Signal, Backward]:
+def normalized(layer: Any, signal: Signal, wander: Wander, scale: Scale) -> tuple[Signal, Backward]:
     """Divide by √(var + eps), and put weight and bias on."""
     var, eps = max(scale.var, 0.0), scale.eps
     if not var + eps:
@@ -286,14 +176,14 @@ def _normalized(
     second = weight.second_moment * square + 2 * bias.mean * kept + bias.second_moment
     # What is left of the wandering: that of what eps takes away, and rounding.
     unsure = max(_INVERSE_ERROR, _UNLIKE_ERROR * scale.unlike)
-    wander = wander.scaled(lost).plus((unsure * lost) ** 2 + _ROUNDING**2)
-    alike = wander.mean(torch.square)
+    wander = wander.scaled(lost).plus((unsure * lost) ** 2 + ROUNDING**2)
     # Of plain products, with power 1: a norm over the batch makes their mean 0.
     tilt = wander.mean(torch.clone, power=1.0)
-    known = 2 * (alike + wander.noise)
     # Of the units' mean all is known where it is taken out, else what their weights tell of it.
     as_drawn = signal.units.known_mean if signal.base is None else 0.0
-    units = Units(wander, signal.units.count, known, tilt if scale.centred else as_drawn)
+    units = Units(
+        wander, signal.units.count, wander.of_one_unit, tilt if scale.centred else as_drawn
+    )
     # Of Gaussian units, the same for all channels: Gaussian again.
     plain = signal.base is None and not weight.var and not bias.second_moment
     after = replace(
@@ -311,32 +201,3 @@ def _normalized(
     if slope is None:
         return after, lambda gradient: None
     return after, lambda gradient: gradient * (weight.second_moment * slope)
-
-
-def _by_buffers(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
-    """Divide by what was measured on other batches: an affine map of each channel."""
-    with torch.no_grad():
-        scale = (layer.running_var.double() + layer.eps).rsqrt()
-        scale = scale if layer.weight is None else scale * layer.weight
-        shift = -layer.running_mean * scale
-        shift = shift if layer.bias is None else shift + layer.bias
-    slope, offset = Moments.of(scale), Moments.of(shift)
-    cross = float((scale * shift).mean())
-    mean = slope.mean * signal.mean + offset.mean
-    second = slope.second_moment * signal.second + 2 * cross * signal.mean + offset.second_moment
-    plain = slope.var <= 1e-12 * slope.second_moment and not offset.second_moment
-    # Which channel meets which factor is not asked: of the model's own input, that is assumed.
-    wander = signal.wander if plain or signal.sample is None else one_input()
-    after = replace(
-        signal, mean=mean, second=second, function=_scaled(signal, slope.mean) if plain else None,
-        wander=wander,
-        common=slope.mean**2 * signal.common + 2 * slope.mean * offset.mean * signal.moments.mean
-        + offset.mean**2, sample=None, base=signal.base or signal,
-    )  # fmt: skip
-    return after, lambda gradient: gradient * slope.second_moment
-
-
-def _scaled(signal: Signal, factor: float) -> Any:
-    """Put a factor behind what was put on the units."""
-    function = signal.function
-    return None if function is None else lambda z: factor * function(z)

@@ -12,8 +12,8 @@ from torch.nn.functional import linear
 from torch.nn.modules.conv import _ConvNd
 
 from handwave.running import floating
-from handwave.sums import twin
 from handwave.totals import quick_second_moment
+from handwave.twins import twin
 
 # What to compute an output in again where its own dtype has lost it.
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float64}

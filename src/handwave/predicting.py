@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from handwave.batch_norms import kept_before
 from handwave.laws import apply_law
 from handwave.moments import Moments
-from handwave.norms import kept_before, restart
+from handwave.norms import restart
 from handwave.running import (
     Inputs,
     arguments,

@@ -1,7 +1,6 @@
 """Put it right: scale every weight so that its layer's output has the size it should have."""
 
 import inspect
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from handwave.copies import Copies
-from handwave.levers import Lever, Place, allowed, lever_of, memory, overlap, writes, writing
+from handwave.levers import Lever, Place, allowed, lever_of, place, writes, writing
 from handwave.parts import (
     Part,
     of_attention,
@@ -155,12 +154,12 @@ class _Repairer:
 
     def write(self) -> None:
         """Let every change stand, also where the model's own writing was just undone."""
-        undone = {place for tensor in self.earlier for place in memory(tensor)}
+        undone = [place(tensor) for tensor in self.earlier if tensor.layout == torch.strided]
         with writing([lever for _, lever, _ in self.changes]):
             for _, lever, scale in self.changes:
                 # Not autograd's count of writes: it is a parameter's own, and its memory may be
                 # another's too, by which the weight came back.
-                if not lever.memory.isdisjoint(undone) and not lever.stands_at(scale):
+                if any(lever.touched(undone)) and not lever.stands_at(scale):
                     lever.write(scale)
 
     def _project(self, name: str, module: nn.MultiheadAttention, args: Any, kwargs: Any) -> None:
@@ -214,7 +213,7 @@ class _Repairer:
     def _scale(self, row: Row, lever: Lever, part: Part) -> tuple[float, str]:
         """Find what to multiply a weight by, or say why to leave it alone."""
         known, scale = part.squares, None
-        tied = self._tied_to(lever)
+        tied = next((self.done[each] for each in lever.touched(self.done)), "")
         if tied:
             again = row.layer.rpartition("#")[0] == tied
             why = "scaled at its first call" if again else f"tied to {tied}"
@@ -234,11 +233,6 @@ class _Repairer:
             scale = known.scale_to(self.target)
             why = "" if scale else f"the bias alone has second moment {known.bias:.4g}"
         return scale or 1.0, why
-
-    def _tied_to(self, lever: Lever) -> str:
-        """Find the layer whose weight, done already, has memory in common with this one."""
-        pairs = itertools.product(self.done.items(), lever.places)
-        return next((layer for (done, layer), place in pairs if overlap(done, place)), "")
 
     def _is_rewritten(self, lever: Lever) -> bool:
         """See whether the model wrote a weight; where autograd did not see it, by its values."""

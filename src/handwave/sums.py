@@ -9,15 +9,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from handwave.moments import Moments
-from handwave.pairs import drawn, shifts
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal, fresh, number
 from handwave.wandering import Units, Wander
-from handwave.weights import fans
-
-# Numbers seen by all windows together, and by one: beyond, pairs of images have to do.
-_MOST_SEEN, _WIDEST = 1 << 24, 1024
-_SHIFTS = 64  # of windows against each other
+from handwave.weights import fans, is_conv1d
+from handwave.windows import Windows
 
 CONVOLUTIONS = (
     nn.Conv1d,
@@ -27,6 +23,11 @@ CONVOLUTIONS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+
+
+def is_sum(module: nn.Module) -> bool:
+    """Tell a layer that sums products with one weight."""
+    return isinstance(module, nn.Linear | _ConvNd) or is_conv1d(module)
 
 
 def expected_square(weight: Moments, squares: Tensor, square_of_sum: Tensor) -> Tensor:
@@ -48,17 +49,6 @@ def bias_moments(layer: nn.Module) -> Moments:
     """Return the moments of a bias, zero without one."""
     bias = getattr(layer, "bias", None)
     return Moments.of(bias) if isinstance(bias, Tensor) else Moments(0.0, 0.0)
-
-
-def twin(layer: nn.Module, weight: Tensor | None, bias: Tensor | None = None) -> nn.Module:
-    """Copy a layer without its hooks and parametrizations, with another weight and bias."""
-    made = own_class(layer).__new__(own_class(layer))
-    made.__dict__.update(layer.__dict__)
-    # An older weight_norm keeps a plain tensor there; and who patches a model, its forward.
-    for name in ("weight", "forward"):
-        made.__dict__.pop(name, None)
-    made.__dict__["_parameters"] = {"weight": weight, "bias": bias}
-    return made
 
 
 def linear(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
@@ -86,7 +76,7 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     fits = len(shape) in (axes + 1, axes + 2) and shape[-axes - 1] == layer.in_channels
     _check(layer, shape, fits, layer.in_channels)
     signal.check_units(-axes - 1, -axes - 1)
-    windows = _Windows(layer, shape[-axes:])
+    windows = Windows(layer, shape[-axes:], _phases(layer))
     channels = layer.in_channels // layer.groups
     parts = (torch.ones((), dtype=torch.float64), *_maps(signal, axes))
     count, mean, second = (channels * windows.of(part.expand(shape[-axes:])) for part in parts)
@@ -94,7 +84,7 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     wander = windows.average(before)
     if signal.sample is not None and layer.groups == 1:
         wander = _exact(wander, windows.alike(signal.sample.double().flatten(0, -axes - 1)))
-    varied = windows.kept(before) * float(before.far.var(correction=0))
+    varied = before.kept(windows.seen) * float(before.far.var(correction=0))
     wander = _seen_by_groups(wander, layer.groups, varied)
     shape = (*shape[: -axes - 1], layer.out_channels, *count.shape)
     after = _draw(layer, replace(signal, shape=shape), wander, (count, mean, second))
@@ -176,102 +166,6 @@ def _phases(layer: Any) -> float:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
-
-
-class _Windows:
-    """Add up the positions that one output of a convolution sees, as the layer itself does."""
-
-    def __init__(self, layer: _ConvNd, sizes: tuple[int, ...]) -> None:
-        ones = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
-        self.layer: Any = twin(layer, ones)
-        self.layer.groups = self.layer.in_channels = self.layer.out_channels = 1
-        self.sizes = sizes
-        self.channels = layer.in_channels
-        self.phases = _phases(layer)
-
-    def of(self, numbers: Tensor) -> Tensor:
-        """Add up a map: (*map) to (*map of the output)."""
-        return self.stacked(numbers[None])[0]
-
-    def stacked(self, maps: Tensor) -> Tensor:
-        """Add up several maps: (maps, *map) to (maps, *map of the output)."""
-        return self.layer.forward(maps[:, None])[:, 0]
-
-    def transposed(self, gradient: Tensor) -> Tensor:
-        """Hand each output's number to all the positions that it sees."""
-        # The caller may be in no_grad or inference mode.
-        with torch.inference_mode(False), torch.enable_grad():
-            start = torch.ones(self.sizes, dtype=torch.float64, requires_grad=True)
-            return torch.autograd.grad(self.of(start), start, gradient)[0]
-
-    def average(self, wander: Wander) -> Wander:
-        """Average likeness over windows; what is noise in it averages out, where it differs."""
-        count = self.of(torch.ones(self.sizes, dtype=torch.float64))
-        seen, kept = float(count.mean()), self.kept(wander)
-        averaged = wander.mapped(lambda likeness: self.stacked(self._map(likeness)) / seen)
-        far = averaged.far * self._overlaps(len(averaged.far))
-        share = min(wander.share * math.prod(self.sizes) / count.numel(), 1.0)
-        noise, lengths = wander.noise * kept, wander.lengths * kept
-        return replace(averaged, far=far, noise=noise, lengths=lengths, share=share)
-
-    def kept(self, wander: Wander) -> float:
-        """Return what share of noise is left of the average over a window."""
-        seen = float(self.of(torch.ones(self.sizes, dtype=torch.float64)).mean())
-        common = float(wander.far.mean())
-        near = max(float(wander.near.mean()) - common, 0.0) / max(1 - common, 1e-9)
-        return min(1 / seen + max(1 - 1 / seen, 0) * near**2, 1.0)
-
-    def _overlaps(self, pairs: int) -> Tensor:
-        """Return what share of a window the one of its pair sees as well; (pairs, *map).
-
-        Of two windows at different places, one may reach over the edge where the other does not.
-        """
-        each = torch.eye(math.prod(self.layer.kernel_size), dtype=torch.float64)
-        inside = self._picking(each).forward(torch.ones(1, 1, *self.sizes, dtype=torch.float64))[0]
-        if bool((inside == inside.flatten(1)[:, 0].reshape(-1, *[1] * len(self.sizes))).all()):
-            return torch.ones(1, dtype=torch.float64)
-        axes = tuple(range(1, inside.dim()))
-        places = 1 + drawn(max(inside[0].numel() - 1, 1), min(pairs, _SHIFTS))
-        some = shifts(places, inside[0].shape)
-        if self.layer.transposed:  # windows that meet the same weights
-            strides = torch.tensor(self.layer.stride)
-            some = some // strides * strides
-        both = [(inside * inside.roll(shift, axes)).sum(0) for shift in some.tolist()]
-        overlap = torch.stack(both) / inside.sum(0).clamp_min(1e-9)
-        return overlap[torch.arange(pairs) % len(overlap)]
-
-    def alike(self, maps: Tensor) -> tuple[float, float] | None:
-        """Return mean likeness of what windows see, and of its square; None if that is long.
-
-        Of windows that meet the same weights; with Σ their second moments, the latter is
-        tr(Σ²)/tr(Σ)².
-
-        Args:
-            maps: the model's own input, shape (inputs·channels, *map).
-        """
-        channels, seen = self.channels, math.prod(self.layer.kernel_size)
-        if maps.numel() * seen > _MOST_SEEN or channels * seen > _WIDEST:
-            return None
-        each = torch.eye(seen, dtype=torch.float64)
-        windows = self._picking(each).forward(maps[:, None]).flatten(2)  # (maps, seen, places)
-        windows = windows.reshape(-1, channels * seen, windows.shape[-1])
-        points = windows.transpose(1, 2).reshape(-1, channels * seen)
-        sigma, center = points.T @ points, points.sum(0)
-        trace = float(sigma.trace()) or 1.0
-        mean, square = float(center @ center) / trace / len(points), float(sigma.square().sum())
-        return self.phases * mean, self.phases * square / trace**2
-
-    def _picking(self, kernels: Tensor) -> Any:
-        """Make a layer with kernels of its own: (kernels, places in a window)."""
-        each = kernels.reshape(-1, 1, *self.layer.kernel_size)
-        made: Any = twin(self.layer, each.transpose(0, 1) if self.layer.transposed else each)
-        made.__dict__["out_channels"] = len(kernels)
-        return made
-
-    def _map(self, likeness: Tensor) -> Tensor:
-        """Give likeness a map if it has none."""
-        likeness = likeness if likeness.dim() > 1 else likeness.reshape(-1, *[1] * len(self.sizes))
-        return likeness.expand(len(likeness), *self.sizes)
 
 
 def _exact(wander: Wander, alike: tuple[float, float] | None) -> Wander:

@@ -64,6 +64,20 @@ class Wander:
         over_points = float(at_one_place.var(0, correction=0).mean())
         return over_points + self.lengths + self.cumulants[1]
 
+    @property
+    def of_one_unit(self) -> float:
+        """Return the relative variance of one unit's mean square over the points."""
+        return 2 * (self.mean(torch.square) + self.noise)
+
+    def kept(self, count: float) -> float:
+        """Return what share of noise is left of an average over so many neighbours.
+
+        What all points have in common is none.
+        """
+        common = float(self.far.mean())
+        near = max(float(self.near.mean()) - common, 0.0) / max(1 - common, 1e-9)
+        return min(1 / count + max(1 - 1 / count, 0.0) * near**2, 1.0)
+
     def scaled(self, slope: float) -> "Wander":
         """Put a power law behind the second moment: its log is multiplied."""
         first, second, third = self.cumulants
@@ -79,10 +93,10 @@ class Wander:
         """Turn positions into units: inputs are alike as their positions are, on average."""
         if self.far.dim() == 1:
             return replace(self, share=min(self.share * positions, 1.0))
-        kept = 1 / positions + (1 - 1 / positions) * float(self.near.square().mean())
+        kept = self.kept(positions)
         averaged = self.mapped(lambda likeness: likeness.flatten(1).mean(1))
         share = min(self.share * positions, 1.0)
-        noise, lengths = self.noise * min(kept, 1.0), self.lengths * min(kept, 1.0)
+        noise, lengths = self.noise * kept, self.lengths * kept
         return replace(averaged, far=averaged.aligned, share=share, noise=noise, lengths=lengths)
 
     def inverse_square(self, var: float, eps: float) -> float:

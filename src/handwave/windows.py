@@ -1,0 +1,113 @@
+"""The windows of a convolution: which positions an output sees, and how alike they are."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
+
+from handwave.pairs import drawn, shifts
+from handwave.twins import twin
+from handwave.wandering import Wander
+
+# Numbers seen by all windows together, and by one: beyond, pairs of images have to do.
+_MOST_SEEN, _WIDEST = 1 << 24, 1024
+_SHIFTS = 64  # of windows against each other
+
+
+class Windows:
+    """Add up the positions that one output of a convolution sees, as the layer itself does.
+
+    Args:
+        layer: the convolution; of its weight, nothing is used.
+        sizes: of the map of positions.
+        phases: sets of weights that a unit has, each for its own share of the windows.
+    """
+
+    def __init__(self, layer: _ConvNd, sizes: tuple[int, ...], phases: float) -> None:
+        ones = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
+        self.layer: Any = twin(layer, ones)
+        self.layer.groups = self.layer.in_channels = self.layer.out_channels = 1
+        self.sizes = sizes
+        self.channels = layer.in_channels
+        self.phases = phases
+        self.count = self.of(torch.ones(sizes, dtype=torch.float64))
+        self.seen = float(self.count.mean())
+
+    def of(self, numbers: Tensor) -> Tensor:
+        """Add up a map: (*map) to (*map of the output)."""
+        return self.stacked(numbers[None])[0]
+
+    def stacked(self, maps: Tensor) -> Tensor:
+        """Add up several maps: (maps, *map) to (maps, *map of the output)."""
+        return self.layer.forward(maps[:, None])[:, 0]
+
+    def transposed(self, gradient: Tensor) -> Tensor:
+        """Hand each output's number to all the positions that it sees."""
+        # The caller may be in no_grad or inference mode.
+        with torch.inference_mode(False), torch.enable_grad():
+            start = torch.ones(self.sizes, dtype=torch.float64, requires_grad=True)
+            return torch.autograd.grad(self.of(start), start, gradient)[0]
+
+    def average(self, wander: Wander) -> Wander:
+        """Average likeness over windows; what is noise in it averages out, where it differs."""
+        places = self.count.numel()
+        averaged = wander.mapped(lambda likeness: self.stacked(self._map(likeness)) / self.seen)
+        far = averaged.far * self._overlaps(len(averaged.far))
+        share = min(wander.share * math.prod(self.sizes) / places, 1.0)
+        kept = wander.kept(self.seen)
+        noise, lengths = wander.noise * kept, wander.lengths * kept
+        return replace(averaged, far=far, noise=noise, lengths=lengths, share=share)
+
+    def _overlaps(self, pairs: int) -> Tensor:
+        """Return what share of a window the one of its pair sees as well; (pairs, *map).
+
+        Of two windows at different places, one may reach over the edge where the other does not.
+        """
+        inside = self._picking().forward(torch.ones(1, 1, *self.sizes, dtype=torch.float64))[0]
+        if bool((inside == inside.flatten(1)[:, 0].reshape(-1, *[1] * len(self.sizes))).all()):
+            return torch.ones(1, dtype=torch.float64)
+        axes = tuple(range(1, inside.dim()))
+        places = 1 + drawn(max(inside[0].numel() - 1, 1), min(pairs, _SHIFTS))
+        some = shifts(places, inside[0].shape)
+        if self.layer.transposed:  # windows that meet the same weights
+            strides = torch.tensor(self.layer.stride)
+            some = some // strides * strides
+        both = [(inside * inside.roll(shift, axes)).sum(0) for shift in some.tolist()]
+        overlap = torch.stack(both) / inside.sum(0).clamp_min(1e-9)
+        return overlap[torch.arange(pairs) % len(overlap)]
+
+    def alike(self, maps: Tensor) -> tuple[float, float] | None:
+        """Return mean likeness of what windows see, and of its square; None if that is long.
+
+        Of windows that meet the same weights; with Σ their second moments, the latter is
+        tr(Σ²)/tr(Σ)².
+
+        Args:
+            maps: the model's own input, shape (inputs·channels, *map).
+        """
+        channels, seen = self.channels, math.prod(self.layer.kernel_size)
+        if maps.numel() * seen > _MOST_SEEN or channels * seen > _WIDEST:
+            return None
+        windows = self._picking().forward(maps[:, None]).flatten(2)  # (maps, seen, places)
+        windows = windows.reshape(-1, channels * seen, windows.shape[-1])
+        points = windows.transpose(1, 2).reshape(-1, channels * seen)
+        sigma, center = points.T @ points, points.sum(0)
+        trace = float(sigma.trace()) or 1.0
+        mean, square = float(center @ center) / trace / len(points), float(sigma.square().sum())
+        return self.phases * mean, self.phases * square / trace**2
+
+    def _picking(self) -> Any:
+        """Make a layer that has an output for every place in a window, and picks what is there."""
+        places = math.prod(self.layer.kernel_size)
+        each = torch.eye(places, dtype=torch.float64).reshape(-1, 1, *self.layer.kernel_size)
+        made: Any = twin(self.layer, each.transpose(0, 1) if self.layer.transposed else each)
+        made.__dict__["out_channels"] = places
+        return made
+
+    def _map(self, likeness: Tensor) -> Tensor:
+        """Give likeness a map if it has none."""
+        likeness = likeness if likeness.dim() > 1 else likeness.reshape(-1, *[1] * len(self.sizes))
+        return likeness.expand(len(likeness), *self.sizes)
