@@ -207,6 +207,17 @@ def test_what_is_predicted_behind_a_norm_of_any_sum_holds(kind):
     assert found.predicted.layers[5].grad
 
 
+@pytest.mark.parametrize("size", [5, 8])
+def test_the_gradient_in_front_of_a_norm_behind_zero_padding_holds(size):
+    # At an edge a window sees less of the mean: were it forgotten, this would be off by 12 %.
+    before = (conv(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+    model = lecun(*before, conv(16, 16, 3), nn.BatchNorm2d(16), nn.Tanh())
+    found = draw(model, batch(8, 3, size, size), DRAWS, backward=True, again=redraw)
+    grad = found.predicted.layers[3].grad
+    assert grad
+    assert grad.second_moment == pytest.approx(float(found.grad[3].mean()), rel=0.06)
+
+
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid])
 def test_a_band_of_saturating_channels_behind_a_norm_holds(activation):
     model = lecun(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), activation())

@@ -1,0 +1,56 @@
+"""Windows of a convolution: what two of them see in common, counted one by one."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from handwave.wandering import one_input
+from handwave.windows import Windows
+
+LAYERS = {
+    "padded": nn.Conv2d(1, 1, 3, padding=1),
+    "inside": nn.Conv2d(1, 1, 3),
+    "wide padding": nn.Conv2d(1, 1, 5, padding=2),
+    "strided": nn.Conv2d(1, 1, 3, stride=2, padding=1),
+    "dilated": nn.Conv2d(1, 1, 3, dilation=2, padding=2),
+    "circular": nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"),
+}
+
+
+def seen_places(layer, sizes):
+    """Say for each window which places in it hold something: (windows, places)."""
+    places = []
+    for place in range(layer.weight.numel()):
+        kernel = torch.zeros(layer.weight.numel())
+        kernel[place] = 1
+        layer.weight.data = kernel.view_as(layer.weight)
+        layer.bias.data.zero_()
+        places.append(layer(torch.ones(1, 1, *sizes)).flatten().detach())
+    return torch.stack(places, dim=1)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_two_windows_have_in_common_what_both_see(name):
+    layer, sizes = LAYERS[name], (7, 7)
+    seen = seen_places(layer, sizes)
+    pairs = [a @ b for a, b in itertools.permutations(seen, 2)]
+    common = float(torch.stack(pairs).mean()) / float(seen.sum(1).mean())
+    windows = Windows(layer, sizes, 1.0)
+    # Of images that are the same number everywhere; as many pairs as there are shifts.
+    far = torch.ones(len(seen) - 1, *sizes, dtype=torch.float64)
+    wander = one_input().mapped(lambda likeness: far)
+    assert float(windows.average(wander).far.mean()) == pytest.approx(common, rel=1e-6)
+    # A window has all that it sees in common with itself.
+    assert float(windows.average(wander).same.mean()) == pytest.approx(1.0)
+
+
+def test_windows_of_a_transposed_convolution_meet_the_same_weights():
+    layer = nn.ConvTranspose2d(1, 1, 4, stride=2, padding=1)
+    windows = Windows(layer, (5, 5), 4.0)
+    far = torch.ones(64, 5, 5, dtype=torch.float64)
+    wander = windows.average(one_input().mapped(lambda likeness: far))
+    # With others, which see other places of the kernel, they would have nothing in common.
+    assert 0.8 < float(wander.far.mean()) < 1
+    assert float(wander.far.min()) > 0.2
