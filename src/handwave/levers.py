@@ -49,8 +49,11 @@ class Lever:
 
     def touched(self, places: Iterable[Place]) -> Iterator[Place]:
         """Find which of these places it writes in."""
-        own = self.places
-        return (each for each in places if any(_overlap(each, mine) for mine in own))
+        for device, start, end in self.places:
+            for each in places:
+                its_device, its_start, its_end = each
+                if its_start < end and start < its_end and device == its_device:
+                    yield each
 
     @property
     def repeats(self) -> bool:
@@ -105,17 +108,11 @@ def writes(tensor: Tensor) -> int:
 
 def place(part: Tensor) -> Place:
     """Say where in memory a tensor lies; one with steps in between takes all from end to end."""
-    start = end = part.data_ptr()
-    if part.numel():
-        steps = zip(part.shape, part.stride(), strict=True)
-        end += (1 + sum((size - 1) * stride for size, stride in steps)) * part.element_size()
-    return part.device, start, end
-
-
-def _overlap(one: Place, other: Place) -> bool:
-    """See whether two places share a byte."""
-    (device, start, end), (its_device, its_start, its_end) = one, other
-    return device == its_device and max(start, its_start) < min(end, its_end)
+    if not part.numel():
+        return part.device, 0, 0  # where nothing else is
+    steps = zip(part.shape, part.stride(), strict=True)
+    size = (1 + sum((size - 1) * stride for size, stride in steps)) * part.element_size()
+    return part.device, (start := part.data_ptr()), start + size
 
 
 def _written(part: Tensor, before: Tensor, factor: float) -> bool:

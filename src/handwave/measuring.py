@@ -1,7 +1,7 @@
 """Run a model once, and look at what comes out of every layer."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -122,28 +122,30 @@ def record(  # noqa: PLR0913, PLR0917 - what measure takes, and one more
     check_model(model)
     if loss is not None and not callable(loss):
         raise TypeError(f"loss must be a function of the model's output, got {loss!r}")
-    recorder = _Recorder(detail, backward, look)
+    names = rows(model)
+    recorder = _Recorder(names, detail, backward, look)
     with (
         nothing_left_behind(model),
         eager(model),
         # What a caller's inference mode makes cannot be differentiated.
         torch.inference_mode(torch.is_inference_mode_enabled() and not backward),
         torch.set_grad_enabled(backward),
-        apart(rows(model) if backward and look else ()),
-        recorder.entering(rows(model) if look else ()),
-        watched(model, recorder.watch),
+        apart(names if backward and look else ()),
+        recorder.entering(names if look else ()),
+        watched(names, recorder.watch),
     ):
-        args, kwargs = arguments(model, inputs)
+        args, kwargs = arguments(inputs)
         output = model(*args, **kwargs)
         if backward:
             recorder.differentiate(output, loss)
-        return recorder.trace(model), recorder.seen
+        return recorder.trace(), recorder.seen
 
 
 @dataclass
 class _Recorder:
     """Collect rows while the model runs."""
 
+    names: Mapping[nn.Module, str]
     detail: bool
     backward: bool
     look: Look | None
@@ -230,10 +232,10 @@ class _Recorder:
         row = next((row for row in reversed(self.rows) if "grad" in row), {})
         row["note"] = note
 
-    def trace(self, model: nn.Module) -> Trace:
+    def trace(self) -> Trace:
         """Add the modules that were never called, the fans, and what the weights are."""
         called = {seen.module for seen in self.seen}
-        for module, name in rows(model).items():
+        for module, name in self.names.items():
             if module not in called:
                 self.seen.append(Seen(module))
                 self.rows.append({"name": name, "note": "never called"})

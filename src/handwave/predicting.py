@@ -80,17 +80,17 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
     _check_values(inputs)
     walker = _Walker(model)
     with nothing_left_behind(model), torch.no_grad():
-        _, back = walker.walk(model, "", _start(model, inputs))
+        _, back = walker.walk(model, "", _start(inputs))
         if backward:
             back(number(1.0))
     return Trace(tuple(walker.rows), COVERAGE)
 
 
-def _start(model: nn.Module, inputs: Inputs | Moments) -> Signal | None:
+def _start(inputs: Inputs | Moments) -> Signal | None:
     """Read the signal that enters; None where it is not one tensor."""
     if isinstance(inputs, Moments):
         return of_moments(inputs)
-    args, kwargs = arguments(model, inputs)
+    args, kwargs = arguments(inputs)
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     if len(tensors) != 1 or not tensors[0].numel():
         return None

@@ -25,6 +25,7 @@ from handwave.repairs import Repair, Row
 from handwave.running import (
     Inputs,
     arguments,
+    check_model,
     eager,
     floating,
     kind,
@@ -93,15 +94,16 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
         Mishkin & Matas 2015, "All you need is a good init". Lessons 6, "fix", and 15,
         "your-network".
     """
-    args, kwargs = arguments(model, inputs)
-    repairer = _Repairer(_checked(target), apply, Copies(model.parameters()))
+    check_model(model)
+    args, kwargs = arguments(inputs)
+    repairer = _Repairer(rows(model), _checked(target), apply, Copies(model.parameters()))
     repairer.writes = {parameter: writes(parameter) for parameter in model.parameters()}
     with allowed(model.parameters()):
         with nothing_left_behind(model) as earlier, eager(model), torch.no_grad():
             repairer.earlier = earlier
-            with repairer.at_work(model):
+            with repairer.at_work():
                 model(*args, **kwargs)
-                repairer.add_never_called(model)
+                repairer.add_never_called()
         repair = Repair(tuple(repairer.rows), target, apply, repairer.changes)
         if apply:
             repairer.write()
@@ -121,6 +123,7 @@ def _checked(target: Any) -> float:
 class _Repairer:
     """Scale weights while the model runs."""
 
+    names: Mapping[nn.Module, str]
     target: float
     apply: bool
     copied: Copies
@@ -132,17 +135,17 @@ class _Repairer:
     writes: Mapping[Tensor, int] = field(default_factory=dict)  # in each parameter, before it
 
     @contextmanager
-    def at_work(self, model: nn.Module) -> Iterator[None]:
+    def at_work(self) -> Iterator[None]:
         """Watch the model; every weight comes back if it raises, and in a dry run."""
         with ExitStack() as stack:
             put_back = stack.enter_context(ExitStack())
             put_back.callback(self._put_back)
-            for module, name in rows(model).items():
+            for module, name in self.names.items():
                 if isinstance(module, nn.MultiheadAttention):
                     hook = partial(self._project, name)
                     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
                     stack.callback(handle.remove)
-            stack.enter_context(watched(model, self._watch))
+            stack.enter_context(watched(self.names, self._watch))
             yield
             if self.apply:
                 put_back.pop_all()
@@ -255,9 +258,9 @@ class _Repairer:
     def _leave(self, row: Row, second: float, note: str) -> None:
         self.rows.append(replace(row, before=second, after=second, note=note))
 
-    def add_never_called(self, model: nn.Module) -> None:
+    def add_never_called(self) -> None:
         """Name the layers with weights that the run did not reach."""
-        for module, name in rows(model).items():
+        for module, name in self.names.items():
             if module not in self.called and any(True for _ in module.parameters()):
                 self._leave(_row(module, name), math.nan, "never called")
 

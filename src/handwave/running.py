@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,12 @@ _LARGEST = (1 << 25) - (1 << 13)
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def arguments(model: Any, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Split inputs into positional and keyword arguments, copied: a model may write in them.
 
     Raises:
-        TypeError: the model is no module; inputs are neither a tensor, a tuple nor a dict.
-        ValueError: a lazy layer, or one on the meta device, has no weights yet.
+        TypeError: inputs are neither a tensor, a tuple nor a dict.
     """
-    check_model(model)
     if isinstance(inputs, Tensor):
         return (_copied(inputs),), {}
     if isinstance(inputs, tuple):
@@ -58,7 +57,12 @@ def arguments(model: Any, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def check_model(model: Any) -> None:
-    """Refuse what is no module, or has no weights yet."""
+    """Refuse what is no module, or has no weights yet.
+
+    Raises:
+        TypeError: the model is no module.
+        ValueError: a lazy layer, or one on the meta device, has no weights yet.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a module, got {type(model).__name__}")
     lazy = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
@@ -135,8 +139,8 @@ def floating(value: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def watched(model: nn.Module, watcher: Watcher) -> Iterator[None]:
-    """Call the watcher after every call of a row's module, until the context ends."""
+def watched(names: Mapping[nn.Module, str], watcher: Watcher) -> Iterator[None]:
+    """Call the watcher after every call of one of these rows, until the context ends."""
     calls = dict[nn.Module, int]()
 
     # The module is bound, not taken from the call: a replica of DataParallel's is another one.
@@ -145,11 +149,13 @@ def watched(model: nn.Module, watcher: Watcher) -> Iterator[None]:
         return watcher(module, name + (f"#{call}" if call > 1 else ""), args, kwargs, result)
 
     _keep_freed_memory()
-    with ExitStack() as stack:
-        for module, name in rows(model).items():
-            bound = partial(hook, module, name)
-            stack.callback(module.register_forward_hook(bound, with_kwargs=True).remove)
+    bound = [(module, partial(hook, module, name)) for module, name in names.items()]
+    handles = [module.register_forward_hook(call, with_kwargs=True) for module, call in bound]
+    try:
         yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _keep_freed_memory() -> None:
@@ -193,8 +199,9 @@ def nothing_left_behind(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
         stack.callback(torch.set_rng_state, torch.get_rng_state())
         if torch.cuda.is_initialized():
             stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-        anything = any(map(_may_do_anything, model.modules()))
-        held = {id(t): (t, m) for m in model.modules() for t in _tensors(vars(m), anything)}
+        modules = list(model.modules())
+        anything = _may_do_anything(modules)
+        held = {id(t): (t, m) for m in modules for t in _tensors(vars(m), anything)}
         for tensor, module in held.values():
             # torch's own forwards write in buffers only, but for an embedding with max_norm;
             # copying every weight of a large model is kept for models that may do anything.
@@ -203,16 +210,22 @@ def nothing_left_behind(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
             if written:
                 values[tensor] = tensor.detach().clone()
             stack.callback(_remembered(tensor, values.get(tensor)))
-        for module in model.modules():
-            stack.callback(_attributes(vars(module)))
+        stack.callback(_all, [_attributes(vars(module)) for module in modules])
         yield values
 
 
-def _may_do_anything(module: nn.Module) -> bool:
+def _all(put_back: list[Callable[[], None]]) -> None:
+    """Call each; a callback for each would cost more than what it does."""
+    for each in put_back:
+        each()
+
+
+def _may_do_anything(modules: list[nn.Module]) -> bool:
     """Tell code that is neither torch's nor ours: a class, or a hook."""
-    hooks = [hook for name in _HOOKS for hook in getattr(module, name).values()]
+    classes = map(own_class, {type(module): module for module in modules}.values())
+    hooks = (vars(module)[name] for module in modules for name in _HOOKS)
+    codes = (*classes, *chain.from_iterable(found.values() for found in hooks))
     known = ("torch.nn.", "handwave.")
-    codes = (own_class(module), *hooks)
     return not all((getattr(code, "__module__", None) or "").startswith(known) for code in codes)
 
 

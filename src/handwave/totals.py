@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def quick_second_moment(tensor: Tensor) -> float:
     Averaged over: every entry of the tensor.
     """
     if _is_fast(tensor):
-        found = sum(_square_sum(*_blocks(part)) for part in _parts(tensor)) / tensor.numel()
+        found = sum(map(_squares, _blocks(tensor))) / tensor.numel()
         if _SMALL < found < math.inf:
             return found
     return Moments.of(tensor).second_moment
@@ -118,12 +119,21 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.permute(_order(tensor)).reshape(-1).contiguous()
 
 
-def _parts(tensor: Tensor) -> Iterable[Tensor]:
-    """Yield the entries as vectors with digits enough to be added up."""
+def _blocks(tensor: Tensor) -> Iterable[Tensor]:
+    """Yield the entries as rows of 1,024, and what is left as one row, with digits enough."""
     flat, wide = _flat(tensor), _wide(tensor)
     if tensor.dtype == wide:
-        return (flat,)
-    return (part.to(wide) for part in flat.split(_PIECE))
+        return _cut(flat)
+    return chain.from_iterable(_cut(part.to(wide)) for part in flat.split(_PIECE))
+
+
+def _cut(flat: Tensor) -> list[Tensor]:
+    """Cut a vector into blocks (blocks, 1024) and what is left (1, left), if anything is."""
+    left = flat.numel() % _BLOCK
+    if not left:
+        return [flat.view(-1, _BLOCK)]
+    whole = [flat[:-left].view(-1, _BLOCK)] if flat.numel() > left else []
+    return [*whole, flat[-left:].view(1, -1)]
 
 
 def _order(tensor: Tensor) -> list[int]:
@@ -131,35 +141,18 @@ def _order(tensor: Tensor) -> list[int]:
 
 
 def _sums(tensor: Tensor) -> tuple[float, float]:
-    """Return the sum of the entries and the sum of their squares."""
+    """Return the sum of the entries and the sum of their squares, added up in float64."""
     total = squares = 0.0
-    for part in _parts(tensor):
-        blocks, rest = _blocks(part)
-        total += _sum(blocks.sum(dim=1)) + _sum(rest)
-        squares += _square_sum(blocks, rest)
+    for block in _blocks(tensor):
+        total += block.sum(dim=1).sum(dtype=torch.float64).item()
+        squares += _squares(block)
     return total, squares
 
 
-def _blocks(flat: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Cut a vector into blocks (blocks, 1024) and what is left, if anything is."""
-    left = flat.numel() % _BLOCK
-    if not left:
-        return flat.view(-1, _BLOCK), None
-    return flat[:-left].view(-1, _BLOCK), flat[-left:]
-
-
-def _square_sum(blocks: Tensor, rest: Tensor | None) -> float:
-    return _squares(torch.linalg.vector_norm(blocks, dim=1)) + _squares(rest)
-
-
-def _sum(few: Tensor | None) -> float:
-    """Add up in float64."""
-    return 0.0 if few is None else few.sum(dtype=torch.float64).item()
-
-
-def _squares(few: Tensor | None) -> float:
-    """Add up squares in float64; a product, since ** raises where the square is inf."""
-    norm = 0.0 if few is None else torch.linalg.vector_norm(few, dtype=torch.float64).item()
+def _squares(block: Tensor) -> float:
+    """Add up the squares of rows; a product, since ** raises where the square is inf."""
+    norms = torch.linalg.vector_norm(block, dim=1)
+    norm = torch.linalg.vector_norm(norms, dtype=torch.float64).item()
     return norm * norm
 
 
@@ -178,7 +171,7 @@ def _quick_spread(output: Tensor, axis: int) -> float:
     total = 0.0
     for part, middle in zip(parts, centers, strict=True):
         rest = torch.sub(part, middle, out=room[: len(part)])
-        total += _square_sum(*_blocks(rest.view(-1)))
+        total += sum(map(_squares, _cut(rest.view(-1))))
     return total / output.numel()
 
 
