@@ -121,9 +121,10 @@ def _flat(tensor: Tensor) -> Tensor:
 
 def _blocks(tensor: Tensor) -> Iterable[Tensor]:
     """Yield the entries as rows of 1,024, and what is left as one row, with digits enough."""
-    flat, wide = _flat(tensor), _wide(tensor)
-    if tensor.dtype == wide:
+    flat = _flat(tensor)
+    if tensor.element_size() >= 4:
         return _cut(flat)
+    wide = _wide(tensor)
     return chain.from_iterable(_cut(part.to(wide)) for part in flat.split(_PIECE))
 
 

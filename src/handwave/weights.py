@@ -64,10 +64,10 @@ def fans(layer_or_weight: nn.Module | Tensor) -> Fans:
         return _fans_by_convention(layer_or_weight)
     if not isinstance(layer_or_weight, nn.Module):
         raise TypeError(f"expected a layer or its weight, got {type(layer_or_weight).__name__}")
-    known = _fans_of_layer(layer_or_weight)
+    known = known_fans(layer_or_weight)
     if known is None:
         raise ValueError(_why_no_fans(layer_or_weight))
-    return Fans(float(known[0]), float(known[1]))
+    return known
 
 
 def _is_lazy(layer_or_weight: object) -> bool:
@@ -106,15 +106,13 @@ def _fans_of_layer(layer: nn.Module) -> tuple[float, float] | None:
 
 def known_fans(layer: nn.Module) -> Fans | None:
     """Count as `fans` does; None for what is no layer with one weight."""
-    try:
-        return fans(layer)
-    except ValueError:
-        return None
+    known = None if _is_lazy(layer) else _fans_of_layer(layer)
+    return known and Fans(float(known[0]), float(known[1]))
 
 
 def is_conv1d(layer: nn.Module) -> bool:
     """Know transformers' linear layer with the weight (in, out), which GPT-2 is made of."""
-    return hasattr(layer, "nf") and _is_called(layer, "Conv1D")
+    return "nf" in vars(layer) and _is_called(layer, "Conv1D")
 
 
 def by_unit(layer: nn.Module, weight: Tensor) -> Tensor:
