@@ -140,8 +140,10 @@ def _draw(
     second = second + 2 * mean * bias.mean + bias.second_moment
     shared = expected_square(weight, 0 * squares, square_of_sum) + 2 * mean * bias.mean
     share = _ratio(bias.second_moment, float(second.mean()))
-    units = _units(wander, fans(layer).fan_in, float(_width(layer)), share)
-    known_mean = share + (1 - share) * max(alike, 0.0)
+    fan_in = fans(layer).fan_in
+    units = _units(wander, fan_in, float(_width(layer)), share)
+    # Of weights that reach over an edge, their mean tells less.
+    known_mean = share + (1 - share) * max(alike, 0.0) * float(count.mean()) / fan_in
     units = replace(units, known_mean=known_mean, phases=_phases(layer))
     common = float(shared.mean()) + bias.mean**2
     return fresh(signal.shape, mean + bias.mean, second, common, units)
