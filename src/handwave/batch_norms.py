@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from handwave.moments import Moments
-from handwave.norms import BATCH_NORMS, ROUNDING, Scale, by_batch, check_channels, normalized
+from handwave.norms import (
+    BATCH_NORMS,
+    ROUNDING,
+    Scale,
+    by_batch,
+    check_channels,
+    inverse_of_gamma,
+    normalized,
+)
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal
 from handwave.sums import is_sum
@@ -36,7 +44,7 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     var = float(signal.second.mean()) * rest
     # Channels differ in their variance: E[1/var] of a χ² that has this relative variance.
     unlike = replace(centred, noise=signal.units.wander.noise).of_one_unit
-    inverse, luck = _inverse(var, layer.eps, unlike)
+    inverse, luck = inverse_of_gamma(var, layer.eps, unlike)
     # Each channel has its own mean, from which positions at an edge are further away.
     square = centred.same.mean(0) if signal.second.numel() > 1 else None
     scale = Scale(var, layer.eps, 1 / signal.wander.share, inverse, unlike, square=square)
@@ -46,24 +54,6 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     centred = replace(centred, cumulants=cumulants).plus(luck[1] / layer.num_features)
     after, back = normalized(layer, signal, centred, scale)
     return replace(after, units=_of_one_size(signal, after, rest)), back
-
-
-def _inverse(var: float, eps: float, unlike: float) -> tuple[float, tuple[float, float]]:
-    """Follow 1/(v + eps) of one channel, v as Gamma around var.
-
-    Returns:
-        Its expectation; and its relative variance, in proportion to v and besides that.
-    """
-    if not var > 0 or unlike < ROUNDING:
-        return 1 / ((var + eps) or math.inf), (0.0, 0.0)
-    low, high = -12 * math.sqrt(unlike) - 40 * unlike, 12 * math.sqrt(unlike)
-    logs = torch.linspace(low, min(high, 6.0), 4000, dtype=torch.float64)
-    weights = torch.softmax((logs - logs.exp()) / unlike, dim=0)  # of log(v/var)
-    inverse = 1 / (var * logs.exp() + eps)
-    mean = float(weights @ inverse)
-    off = inverse / mean - 1
-    with_v = float(weights @ (off * logs.exp())) ** 2 / unlike
-    return mean, (with_v, max(float(weights @ off.square()) - with_v, 0.0))
 
 
 def _of_one_size(signal: Signal, after: Signal, rest: float) -> Units:
@@ -93,8 +83,9 @@ def _centred(wander: Wander) -> tuple[Wander, float]:
     same = same / (float(same.mean()) or 1.0)
     lengths = shared**2 * float(longer.var(0, correction=0).mean())
     far = _centred_twice(wander.far, own, lengths) / rest
-    aligned, near = ((part - shared) / rest for part in (wander.aligned, wander.near))
-    return replace(wander, same=same, far=far, aligned=aligned, near=near), rest
+    others = ("aligned", "near", "within")
+    parts = {name: (getattr(wander, name) - shared) / rest for name in others}
+    return replace(wander, same=same, far=far, **parts), rest
 
 
 def _centred_twice(far: Tensor, own: Tensor, lengths: float) -> Tensor:

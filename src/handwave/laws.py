@@ -17,7 +17,7 @@ from handwave.norms import BATCH_NORMS, group_norm, layer_norm, rms_norm
 from handwave.panels import of_each
 from handwave.quadrature import Elementwise
 from handwave.running import own_class
-from handwave.settling import settle
+from handwave.settling import left, settle
 from handwave.signals import Backward, NoTheoryError, Signal, number, of_input, shaping
 from handwave.sums import CONVOLUTIONS, convolution, embedding, linear
 from handwave.weights import is_conv1d
@@ -97,7 +97,7 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
         mean=mean,
         second=second,
         common=series.product(max(-1.0, min(rho, 1.0))),
-        wander=base.units.through(series),
+        wander=base.units.through(series, left(function, law, base.units.of_inputs)),
         function=function,
         base=base,
     )

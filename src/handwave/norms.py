@@ -76,9 +76,11 @@ def rms_norm(layer: nn.RMSNorm, signal: Signal) -> tuple[Signal, Backward]:
     tail = _checked_tail(layer, signal)
     wander, var = signal.summed_along(-len(tail)), float(signal.second.mean())
     eps = torch.finfo(torch.float32).eps if layer.eps is None else layer.eps
-    inverse = wander.inverse_square(var, eps)
-    scale = Scale(var, eps, math.prod(tail), inverse, wander.lengths, centred=False)
-    return normalized(layer, signal, _of_unit_length(wander), scale)
+    count = math.prod(tail)
+    unlike = _unlike(signal, wander, count / wander.far[0].numel(), centred=False)
+    scale = Scale(var, eps, count, _inverse(wander, var, eps, unlike), unlike, centred=False)
+    after, back = normalized(layer, signal, _of_unit_length(wander), scale)
+    return replace(after, units=replace(after.units, of_inputs=unlike)), back
 
 
 def restart(layer: Any) -> Signal | None:
@@ -142,15 +144,58 @@ def _checked_tail(layer: Any, signal: Signal) -> tuple[int, ...]:
 
 def _by_units(layer: Any, signal: Signal, count: float, axis: int) -> tuple[Signal, Backward]:
     """Take each input's mean over its units out, and divide by the root of the variance."""
-    wander = signal.summed_along(axis)
-    # Var over count units, of which two have E[y_i·y_k] = common.
-    var = max((float(signal.second.mean()) - signal.common) * (1 - 1 / count), 0.0)
-    inverse = wander.inverse_square(var, layer.eps)
+    wander, second = signal.summed_along(axis), float(signal.second.mean())
+    units, common = count / wander.far[0].numel(), signal.common / (second or 1.0)
+    # The mean of all numbers: of units that have two positions' likeness, and what units share.
+    shared = wander.of_inputs(torch.clone) / units + (1 - 1 / units) * common
+    var, unlike = max(second * (1 - shared), 0.0), _unlike(signal, wander, units)
+    inverse = _inverse(wander, var, layer.eps, unlike)
     if signal.sample is not None:  # the variances themselves
         each = signal.sample.double().reshape(-1, int(count)).var(1, correction=0)
         var, inverse = float(each.mean()), float((1 / (each + layer.eps)).mean())
-    scale = Scale(var, layer.eps, count, inverse, wander.lengths)
-    return normalized(layer, signal, _of_unit_length(wander), scale)
+    scale = Scale(var, layer.eps, count, inverse, unlike)
+    after, back = normalized(layer, signal, _of_unit_length(wander), scale)
+    return replace(after, units=replace(after.units, of_inputs=unlike)), back
+
+
+def _unlike(signal: Signal, wander: Wander, units: float, centred: bool = True) -> float:
+    """Return the relative variance of an input's mean square over some of its units, over draws.
+
+    Of U Gaussian units whose positions have the likeness R, around their mean or not, it is in
+    proportion to (mean(R²) − mean(R)²/U)/(1 − mean(R)/U)², or mean(R²).
+    """
+    if signal.sample is not None:
+        return 0.0
+    mean = wander.of_inputs(torch.clone) / units if centred else 0.0
+    square = wander.of_inputs(torch.square) - units * mean * mean
+    groups = signal.units.count / units
+    return groups * wander.drawn_lengths * square / max(1 - mean, 0.5) ** 2
+
+
+def _inverse(wander: Wander, var: float, eps: float, unlike: float) -> float:
+    """Return E[1/(v + eps)], v being var on average over inputs and draws."""
+    # Of what all inputs have in common, what these units make is in there.
+    before = max(wander.cumulants[1] - wander.drawn_lengths + wander.lengths, 0.0)
+    mean, _ = inverse_of_gamma(var, eps, unlike + before)
+    return mean * wander.inverse_square(var, eps) * (var + eps)
+
+
+def inverse_of_gamma(var: float, eps: float, unlike: float) -> tuple[float, tuple[float, float]]:
+    """Follow 1/(v + eps) of one channel, v as Gamma around var.
+
+    Returns:
+        Its expectation; and its relative variance, in proportion to v and besides that.
+    """
+    if not var > 0 or unlike < ROUNDING:
+        return 1 / ((var + eps) or math.inf), (0.0, 0.0)
+    low, high = -12 * math.sqrt(unlike) - 40 * unlike, 12 * math.sqrt(unlike)
+    logs = torch.linspace(low, min(high, 6.0), 4000, dtype=torch.float64)
+    weights = torch.softmax((logs - logs.exp()) / unlike, dim=0)  # of log(v/var)
+    inverse = 1 / (var * logs.exp() + eps)
+    mean = float(weights @ inverse)
+    off = inverse / mean - 1
+    with_v = float(weights @ (off * logs.exp())) ** 2 / unlike
+    return mean, (with_v, max(float(weights @ off.square()) - with_v, 0.0))
 
 
 def _of_unit_length(wander: Wander) -> Wander:

@@ -48,7 +48,7 @@ def _of_tokens(ids: Tensor) -> Wander:
     equal = float((counts * (counts - 1)).sum()) / max(total * (total - 1), 1.0)
     # As often 1 as two places of the input hold the same token.
     far = (torch.arange(_TOKENS, dtype=torch.float64) + 0.5 < equal * _TOKENS).to(torch.float64)
-    return Wander(torch.ones(1, dtype=torch.float64), far, far, far, 1 / total)
+    return Wander(torch.ones(1, dtype=torch.float64), far, far, far, far, 1 / total)
 
 
 def _of_vectors(points: Tensor, share: float) -> Wander:
@@ -56,7 +56,7 @@ def _of_vectors(points: Tensor, share: float) -> Wander:
     some = points[drawn(len(points), min(len(points), _VECTORS))]
     gram = some @ some.T
     far = gram[tuple(torch.triu_indices(len(some), len(some), 1))]
-    return Wander(gram.diagonal(), far, far, far, share)
+    return Wander(gram.diagonal(), far, far, far, far, share)
 
 
 def _of_maps(points: Tensor, share: float) -> Wander:
@@ -76,6 +76,7 @@ def _of_maps(points: Tensor, share: float) -> Wander:
         far=_products(points, first, second, some),
         aligned=_products(points, first, second, none),
         near=_products(points, first, first, near),
+        within=_products(points, first, first, some),
         share=share,
     )
 

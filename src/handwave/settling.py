@@ -11,6 +11,7 @@ from handwave.quadrature import Elementwise
 
 _ANGLES = 2000  # on each side of the middle
 _FEWEST = 1.05  # dimensions; of one, a coordinate is 1 or −1
+_MANY = 1e4  # dimensions, whose coordinates are as good as Gaussian
 _LEAST = 1e-4  # smaller differences move no moment by a digit that anybody sees
 
 
@@ -27,15 +28,39 @@ def settle(fn: Elementwise, law: Moments, unlike: float) -> tuple[float, float]:
     """
     if unlike > -_LEAST:
         return 0.0, 1.0
-    z, weights = _direction(max(-2 * (1 + unlike) / unlike, _FEWEST))
+    z, weights = _direction(-2 * (1 + unlike) / unlike)
     y = fn(law.mean + law.std * z)
     gaussian = activation_moments(fn, law)
     second = float(weights @ y**2) / (gaussian.second_moment or 1.0)
     return float(weights @ y) - gaussian.mean, second
 
 
+def left(fn: Elementwise, law: Moments, unlike: float) -> float:
+    """Return what is left of the variance of f(z)² beyond its line and its square, of Gaussians'.
+
+    Args:
+        fn: elementwise.
+        law: mean and variance of z.
+        unlike: relative variance of the mean square that a norm over many z has settled: 2/n.
+    """
+    if unlike < _LEAST:
+        return 1.0
+    settled, gaussian = (_beyond_square(fn, law, n) for n in (2 / unlike, _MANY))
+    return min(settled / gaussian, 1.0) if gaussian else 1.0
+
+
+def _beyond_square(fn: Elementwise, law: Moments, n: float) -> float:
+    """Return the variance of f(z)² that no a + b·z + c·z² explains."""
+    z, weights = _direction(n)
+    y, root = fn(law.mean + law.std * z) ** 2, weights.sqrt()
+    basis = root[:, None] * torch.stack([torch.ones_like(z), z, z * z], dim=1)
+    found = torch.linalg.lstsq(basis, root * y, driver="gelsd").solution
+    return float((root * y - basis @ found).square().sum())
+
+
 def _direction(n: float) -> tuple[Tensor, Tensor]:
     """Return nodes and weights of a coordinate of a direction in n dimensions, of mean square 1."""
+    n = max(n, _FEWEST)
     steps = (torch.arange(_ANGLES, dtype=torch.float64) + 0.5) / _ANGLES
     # Below n = 2 most are near the ends: angles from there, by a power that spreads them evenly.
     power = max(1 / (n - 1), 1.0)

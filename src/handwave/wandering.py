@@ -11,7 +11,7 @@ from handwave.cumulants import Cumulants, of_log_gamma, quantile
 from handwave.shaping import Shaping
 
 # Likeness comes from a sample of pairs: two numbers from it do not cancel better than this.
-_UNKNOWN_AT_LEAST = 0.02
+_UNKNOWN_AT_LEAST = 0.005
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Wander:
         same, far: likeness of points with themselves, and of different points; (pairs, *map).
         aligned: of different inputs at the same position.
         near: of neighbours in one input.
+        within: of different positions of one input.
         share: of all pairs, those of a point with itself: 1/points.
         noise: variance of one likeness over draws of the weights so far.
         lengths: relative variance of a point's square length over draws, beyond `same`.
@@ -36,6 +37,7 @@ class Wander:
     far: Tensor
     aligned: Tensor
     near: Tensor
+    within: Tensor
     share: float
     noise: float = 0.0
     lengths: float = 0.0
@@ -78,6 +80,20 @@ class Wander:
         near = max(float(self.near.mean()) - common, 0.0) / max(1 - common, 1e-9)
         return min(1 / count + max(1 - 1 / count, 0.0) * near**2, 1.0)
 
+    @property
+    def drawn_lengths(self) -> float:
+        """Return the relative variance of a point's square length that its units make.
+
+        Of it, lengths is what is beyond the square of what two points have in common.
+        """
+        return self.lengths / max(1 - float(self.far.square().mean()), 1e-9)
+
+    def of_inputs(self, fn: Callable[[Tensor], Tensor]) -> float:
+        """Average a function of the likeness over all pairs of positions of one input."""
+        share = 1 / self.far[0].numel()
+        one = float(fn(torch.ones((), dtype=torch.float64)))
+        return share * one + (1 - share) * float(fn(self.within).mean())
+
     def scaled(self, slope: float) -> "Wander":
         """Put a power law behind the second moment: its log is multiplied."""
         first, second, third = self.cumulants
@@ -97,14 +113,15 @@ class Wander:
         averaged = self.mapped(lambda likeness: likeness.flatten(1).mean(1))
         share = min(self.share * positions, 1.0)
         noise, lengths = self.noise * kept, self.lengths * kept
-        return replace(averaged, far=averaged.aligned, share=share, noise=noise, lengths=lengths)
+        far = within = averaged.aligned
+        return replace(
+            averaged, far=far, within=within, share=share, noise=noise, lengths=lengths
+        )
 
     def inverse_square(self, var: float, eps: float) -> float:
         """Return E[1/(var·length² + eps)] over inputs, the mean square length being 1."""
-        whole = self.flat(self.far[0].numel())
-        of_inputs = float((1 / (var * whole.same.clamp_min(1e-3) + eps)).mean())
-        share = var / ((var + eps) or 1.0)
-        return of_inputs * (1 + whole.lengths * share * share)
+        of_each = self.same.reshape(len(self.same), -1).mean(1)
+        return float((1 / (var * of_each.clamp_min(1e-3) + eps)).mean())
 
     def band(self, second_moment: float, coverage: float) -> tuple[float, float]:
         """Return what holds the pooled second moment with the probability `coverage`."""
@@ -113,13 +130,13 @@ class Wander:
         return second_moment * math.exp(low), second_moment * math.exp(high)
 
 
-CLASSES = ("same", "far", "aligned", "near")
+CLASSES = ("same", "far", "aligned", "near", "within")
 
 
 def one_input() -> Wander:
     """Assume nothing about the inputs: as alike as can be, which wanders most."""
     one = torch.ones(1, dtype=torch.float64)
-    return Wander(one, one, one, one, 1.0)
+    return Wander(one, one, one, one, one, 1.0)
 
 
 @dataclass(frozen=True)
@@ -138,6 +155,8 @@ class Units:
         settled: relative variance of one unit's mean square over the points that a norm over
             the batch has taken away, so that all units have one.
         unsure: by how much `settled` may be off.
+        of_inputs: relative variance of an input's mean square over its units, which a norm has
+            taken away likewise.
     """
 
     wander: Wander
@@ -147,6 +166,7 @@ class Units:
     phases: float = 1.0
     settled: float = 0.0
     unsure: float = 0.0
+    of_inputs: float = 0.0
 
     @property
     def unlike(self) -> float:
@@ -155,16 +175,21 @@ class Units:
         Of z = h/√v with v the unit's own mean square, E[z⁴] = E[h⁴]/E[v²]: points of one
         length have less than a Gaussian's, and what the lengths add is taken by v in part.
         """
-        return (1 + self.wander.unlike) / (1 + self.settled) - 1
+        return (1 + self.wander.unlike) / (1 + self.settled) / (1 + self.of_inputs) - 1
 
-    def through(self, shaping: Shaping) -> Wander:
-        """Follow f(z) for all units z; relative variance mean(Cov(f_a², f_b²))/E[f²]²/count."""
+    def through(self, shaping: Shaping, left: float = 1.0) -> Wander:
+        """Follow f(z) for all units z; relative variance mean(Cov(f_a², f_b²))/E[f²]²/count.
+
+        Args:
+            shaping: what f does to likeness.
+            left: share of what is beyond the square of z that a norm over units has left.
+        """
         if not shaping.second:
             return self.wander
         before = self.wander
         power = 2 * shaping.slope
         spread = before.mean(lambda likeness: shaping.spread(likeness, before.noise), power)
-        fresh = max(spread - self._explained(shaping), _UNKNOWN_AT_LEAST * spread)
+        fresh = left * max(spread - self._explained(shaping), _UNKNOWN_AT_LEAST * spread)
         after = before.scaled(shaping.slope).plus(fresh / self.count / self.phases)
         after = after.plus(self.unsure**2 * shaping.fourth)
         # Var(f_a·f_b) = 1 + spread − likeness², less what all pairs have in common.
@@ -182,7 +207,8 @@ class Units:
         """Let pairs of points that meet different weights have their mean in common alone."""
         met = torch.arange(len(wander.far)) % round(self.phases) == 0
         met = met.reshape(-1, *[1] * (wander.far.dim() - 1))
-        return replace(wander, far=torch.where(met, wander.far, mean_share))
+        far, within = (torch.where(met, part, mean_share) for part in (wander.far, wander.within))
+        return replace(wander, far=far, within=within)
 
     def _explained(self, shaping: Shaping) -> float:
         """Return what is known beforehand of the relative variance of one unit's f(z)².

@@ -55,11 +55,14 @@ class Windows:
         """Average likeness over windows; what is noise in it averages out, where it differs."""
         places = self.count.numel()
         averaged = wander.mapped(lambda likeness: self.stacked(self._map(likeness)) / self.seen)
-        far = averaged.far * self._overlaps(len(averaged.far))
+        overlaps = self._overlaps(len(averaged.far))
+        far, within = averaged.far * overlaps, averaged.within * overlaps
         share = min(wander.share * math.prod(self.sizes) / places, 1.0)
         kept = wander.kept(self.seen)
         noise, lengths = wander.noise * kept, wander.lengths * kept
-        return replace(averaged, far=far, noise=noise, lengths=lengths, share=share)
+        return replace(
+            averaged, far=far, within=within, noise=noise, lengths=lengths, share=share
+        )
 
     def _overlaps(self, pairs: int) -> Tensor:
         """Return what share of a window the one of its pair sees as well; (pairs, *map).
