@@ -82,10 +82,11 @@ def _centred(wander: Wander) -> tuple[Wander, float]:
     same = wander.same - 2 * longer * own + shared
     same = same / (float(same.mean()) or 1.0)
     lengths = shared**2 * float(longer.var(0, correction=0).mean())
-    far = _centred_twice(wander.far, own, lengths) / rest
-    others = ("aligned", "near", "within")
-    parts = {name: (getattr(wander, name) - shared) / rest for name in others}
-    return replace(wander, same=same, far=far, **parts), rest
+    far, within = (
+        _centred_twice(part, own, lengths) / rest for part in (wander.far, wander.within)
+    )
+    aligned, near = ((part - shared) / rest for part in (wander.aligned, wander.near))
+    return replace(wander, same=same, far=far, aligned=aligned, near=near, within=within), rest
 
 
 def _centred_twice(far: Tensor, own: Tensor, lengths: float) -> Tensor:

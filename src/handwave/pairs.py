@@ -34,11 +34,38 @@ def of_tensor(x: Tensor, axis: int) -> Wander:
     count = points[..., 0].numel()
     if count == 1:
         return one_input()
-    wander = _of_maps(points, 1 / count) if maps else _of_vectors(points, 1 / count)
-    # The mean over all pairs is known exactly; only some are followed.
-    center = points.reshape(count, -1).mean(0)
-    exact = (float(center @ center) * count - 1) / (count - 1)
-    return replace(wander, far=wander.far + (exact - wander.far.mean()))
+    if not maps:
+        points = points.reshape(count, 1, -1)
+    wander = _of_maps(points, 1 / count) if maps else _of_vectors(points[:, 0], 1 / count)
+    wander = replace(wander, skew=_skew(points.reshape(count, -1)))
+    return _centred_exactly(wander, points.flatten(1, -2))
+
+
+def _skew(points: Tensor) -> float:
+    """Return the squared skewness of the units over all points, averaged; points (count, units)."""
+    rest = points - points.mean(0)
+    var = float(rest.square().mean())
+    return float(rest.pow(3).mean(0).square().mean()) / var**3 if var > 0 else 0.0
+
+
+def _centred_exactly(wander: Wander, points: Tensor) -> Wander:
+    """Give likeness the mean that it has over all pairs, of which only some are followed.
+
+    Args:
+        wander: of some pairs.
+        points: all of them, (inputs, positions, units).
+    """
+    inputs, positions = points.shape[:2]
+    centers = points.mean(1)
+    whole, within = centers.mean(0), float(centers.square().sum(-1).mean())
+    far = (float(whole @ whole) * inputs - within) / max(inputs - 1, 1)
+    beside = (within * positions - 1) / max(positions - 1, 1)
+    far, beside = (far if inputs > 1 else beside), (beside if positions > 1 else far)
+    return replace(
+        wander,
+        far=wander.far + (far - wander.far.mean()),
+        within=wander.within + (beside - wander.within.mean()),
+    )
 
 
 def _of_tokens(ids: Tensor) -> Wander:

@@ -23,14 +23,18 @@ class Shaping:
         squares: s_k, shape (terms,).
         second: E[f²].
         slope: d log E[f²] / d log Var(z).
+        growth: d log / d log Var(z) of what is left of Var(f²) beyond line and square.
         mean_share: of the second moment of z, what its mean contributes.
+        skew: square of the skewness of f(z).
     """
 
     values: Tensor
     squares: Tensor
     second: float = 1.0
     slope: float = 1.0
+    growth: float = 2.0
     mean_share: float = 0.0
+    skew: float = 0.0
 
     @classmethod
     def of(cls, fn: Elementwise, mean: float, std: float) -> "Shaping":
@@ -45,8 +49,9 @@ class Shaping:
         values[-1] += max(second - float(values.sum()), 0.0)
         squares[-1] += max(float(weights @ y**4) - float(squares.sum()), 0.0)
         slope = float(coefficients[2]) / (math.sqrt(2) * second) if second else 0.0
+        growth = _growth(y**2, coefficients)
         share = mean * mean / (mean * mean + std * std) if std else 0.0
-        return cls(values, squares, second, slope, share)
+        return cls(values, squares, second, slope, growth, share, squared_skewness(y, weights))
 
     @property
     def tilt(self) -> float:
@@ -85,6 +90,14 @@ class Shaping:
         covariance = _series(self.squares, rho) - self.squares[0] + bent * noise / 2 + longer
         return covariance / self.second**2
 
+    def beyond(self, old: Tensor, noise: float) -> Tensor:
+        """Return what the series of the spread have beyond the square of ρ, noise included."""
+        rest = self.squares.clone()
+        rest[:3] = 0
+        rho = self.correlation(old)
+        bent = _series(_derivative(_derivative(rest)), rho) / (1 - self.mean_share) ** 2
+        return (_series(rest, rho) + bent * noise / 2) / self.second**2
+
     def steepness(self, old: Tensor) -> Tensor:
         """Return the factor on a small error of the likeness."""
         slope = _series(_derivative(self.values), self.correlation(old))
@@ -95,6 +108,28 @@ class Shaping:
 IDENTITY = Shaping(
     torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([1.0, 0, 2], dtype=torch.float64)
 )
+
+
+def squared_skewness(y: Tensor, weights: Tensor) -> float:
+    """Return E[(y − E[y])³]²/Var(y)³, by these weights; 0 of a constant."""
+    rest = y - weights @ y
+    var = float(weights @ rest**2)
+    return float(weights @ rest**3) ** 2 / var**3 if var > 1e-12 else 0.0
+
+
+def _growth(square: Tensor, coefficients: Tensor) -> float:
+    """Return d log R / d log Var(z), R = E[g²] − Σ c_k² over k below 3, of g = f² on the grid.
+
+    E[g·h] moves by ½·E[g·(t²h − h − t·h′)].
+    """
+    t, weights, hermite = _grid()
+    rest = float(weights @ square**2)
+    moved = float(weights @ (square**2 * (t * t - 1))) / 2
+    for k, c in enumerate(coefficients[:3].tolist()):
+        slope = t * math.sqrt(k) * hermite[k - 1] if k else 0.0
+        by = weights * square * ((t * t - 1) * hermite[k] - slope)
+        rest, moved = rest - c * c, moved - c * float(by.sum())
+    return min(max(moved / rest, 0.0), 4.0) if rest > 1e-12 else 0.0
 
 
 def _series(terms: Tensor, rho: Tensor) -> Tensor:

@@ -174,14 +174,16 @@ def _exact(wander: Wander, alike: tuple[float, float] | None) -> Wander:
     """Give the likeness of different points the mean, and the mean square, that are known."""
     if alike is None or wander.share >= 1:
         return wander
-    same, rest = wander.same.clamp_min(0), 1 - wander.share
+    name = "far" if wander.inputs < 1 else "within"  # of a single input, all pairs are
+    rest = 1 - wander.inputs if wander.inputs < 1 else 1 - wander.share
+    others = replace(wander, **{name: torch.zeros_like(getattr(wander, name))})
     mean, square = (
-        (known - wander.share * float((same**power).mean())) / rest
-        for power, known in enumerate(alike, start=1)
+        (known - others.mean(fn, power)) / rest
+        for known, fn, power in zip(alike, (torch.clone, torch.square), (1.0, 2.0), strict=True)
     )
-    far = wander.far - wander.far.mean()
-    var, wanted = float(far.square().mean()), max(square - mean * mean, 0.0)
-    return replace(wander, far=mean + far * math.sqrt(wanted / var if var else 0.0))
+    loose = getattr(wander, name) - getattr(wander, name).mean()
+    var, wanted = float(loose.square().mean()), max(square - mean * mean, 0.0)
+    return replace(wander, **{name: mean + loose * math.sqrt(wanted / var if var else 0.0)})
 
 
 def _seen_by_groups(wander: Wander, groups: int, varied: float) -> Wander:

@@ -10,8 +10,11 @@ from torch import Tensor
 from handwave.cumulants import Cumulants, of_log_gamma, quantile
 from handwave.shaping import Shaping
 
-# Likeness comes from a sample of pairs: two numbers from it do not cancel better than this.
-_UNKNOWN_AT_LEAST = 0.005
+# Of what a settled size explains, two numbers from a sample of pairs do not cancel better.
+_UNKNOWN_AT_LEAST = 0.25
+
+# Mean square likeness up to which its third power is followed: beyond, too few numbers make it.
+_MOST_SKEWED = 0.2
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Wander:
     A pooled second moment over m fresh units has relative variance (2/m)·mean(likeness²).
 
     Args:
-        same, far: likeness of points with themselves, and of different points; (pairs, *map).
+        same, far: likeness of points with themselves, and of those of different inputs;
+            (pairs, *map).
         aligned: of different inputs at the same position.
         near: of neighbours in one input.
         within: of different positions of one input.
@@ -31,6 +35,7 @@ class Wander:
         noise: variance of one likeness over draws of the weights so far.
         lengths: relative variance of a point's square length over draws, beyond `same`.
         cumulants: of the log of the pooled second moment over its expectation.
+        skew: square of the skewness of the numbers whose products likeness adds up.
     """
 
     same: Tensor
@@ -42,6 +47,7 @@ class Wander:
     noise: float = 0.0
     lengths: float = 0.0
     cumulants: Cumulants = (0.0, 0.0, 0.0)
+    skew: float = 0.0
 
     def mapped(self, fn: Callable[[Tensor], Tensor]) -> "Wander":
         """Apply a function to every likeness."""
@@ -57,7 +63,15 @@ class Wander:
         """
         one = torch.ones((), dtype=torch.float64)
         longer = float((self.same.clamp_min(0) ** power).mean())
-        return self.share * float(fn(one)) * longer + (1 - self.share) * float(fn(self.far).mean())
+        within = self.inputs - self.share
+        alone = self.share * float(fn(one)) * longer
+        beside = within * float(fn(self.within).mean()) if within > 0 else 0.0
+        return alone + beside + (1 - self.inputs) * float(fn(self.far).mean())
+
+    @property
+    def inputs(self) -> float:
+        """Return what share of all pairs belongs to one input."""
+        return min(self.share * self.far[0].numel(), 1.0)
 
     @property
     def unlike(self) -> float:
@@ -114,9 +128,7 @@ class Wander:
         share = min(self.share * positions, 1.0)
         noise, lengths = self.noise * kept, self.lengths * kept
         far = within = averaged.aligned
-        return replace(
-            averaged, far=far, within=within, share=share, noise=noise, lengths=lengths
-        )
+        return replace(averaged, far=far, within=within, share=share, noise=noise, lengths=lengths)
 
     def inverse_square(self, var: float, eps: float) -> float:
         """Return E[1/(var·length² + eps)] over inputs, the mean square length being 1."""
@@ -189,7 +201,7 @@ class Units:
         before = self.wander
         power = 2 * shaping.slope
         spread = before.mean(lambda likeness: shaping.spread(likeness, before.noise), power)
-        fresh = left * max(spread - self._explained(shaping), _UNKNOWN_AT_LEAST * spread)
+        fresh = left * self._fresh(shaping)
         after = before.scaled(shaping.slope).plus(fresh / self.count / self.phases)
         after = after.plus(self.unsure**2 * shaping.fourth)
         # Var(f_a·f_b) = 1 + spread − likeness², less what all pairs have in common.
@@ -201,26 +213,56 @@ class Units:
         alone = float(shaping.spread(torch.ones((), dtype=torch.float64), 0.0))
         lengths = shaping.slope**2 * before.lengths + max(alone - spread, 0.0) / self.count
         noise = min(max(noise, 0.0), 1.0)
-        return replace(shaped, same=same / same.mean(), noise=noise, lengths=lengths)
+        same = same / same.mean()
+        return replace(shaped, same=same, noise=noise, lengths=lengths, skew=shaping.skew)
 
     def _of_all_phases(self, wander: Wander, mean_share: float) -> Wander:
         """Let pairs of points that meet different weights have their mean in common alone."""
-        met = torch.arange(len(wander.far)) % round(self.phases) == 0
-        met = met.reshape(-1, *[1] * (wander.far.dim() - 1))
-        far, within = (torch.where(met, part, mean_share) for part in (wander.far, wander.within))
+        if self.phases <= 1:
+            return wander
+        far, within = (self._met(part, mean_share) for part in (wander.far, wander.within))
         return replace(wander, far=far, within=within)
 
-    def _explained(self, shaping: Shaping) -> float:
-        """Return what is known beforehand of the relative variance of one unit's f(z)².
+    def _met(self, likeness: Tensor, mean_share: float) -> Tensor:
+        """Let one of so many pairs as there are phases meet, be they alike or not."""
+        phases = round(self.phases)
+        order = likeness.flatten(1).mean(1).argsort() if likeness.dim() > 1 else likeness.argsort()
+        met = torch.full_like(likeness, mean_share)
+        some = order[min(phases // 2, len(order) - 1) :: phases]
+        met[some] = likeness[some]
+        return met
 
-        Likeness is share + (1 − share)·ρ, share that of the mean of z, which wanders nowhere.
+    def _fresh(self, shaping: Shaping) -> float:
+        """Return what is not known beforehand of the relative variance of one unit's f(z)².
+
+        Its line and its square in z come from the mean and the mean square of z, of which some is
+        known. Likeness is share + (1 − share)·ρ, share that of the mean of z, which wanders
+        nowhere.
         """
-        share = shaping.mean_share
-        mean = max(self.known_mean - share, 0.0)
-        square = max(self.known / 2 - share * share - 2 * share * mean, 0.0)
-        of_square = 2 * shaping.slope**2 * square / (1 - share) ** 2
-        of_size = self._of_size(shaping) if self.settled else 0.0
-        return of_square + shaping.tilt * mean / (1 - share) + of_size
+        seen, share = self.wander, shaping.mean_share
+        mean = seen.mean(torch.clone, power=1.0) - share
+        known_mean = max(self.known_mean - share, 0.0)
+        of_line = shaping.tilt * max(mean - known_mean, 0.0) / (1 - share)
+        square = seen.mean(torch.square) + seen.noise - share * share - 2 * share * mean
+        known = max(self.known / 2 - share * share - 2 * share * known_mean, 0.0)
+        of_square = 2 * shaping.slope**2 * max(square - known, 0.0) / (1 - share) ** 2
+        beyond = seen.mean(lambda likeness: shaping.beyond(likeness, seen.noise), shaping.growth)
+        if self.settled:
+            beyond = max(beyond - self._of_size(shaping), _UNKNOWN_AT_LEAST * beyond)
+            beyond += self._of_skew(shaping)
+        return of_line + of_square + beyond
+
+    def _of_skew(self, shaping: Shaping) -> float:
+        """Return what the third power of likeness adds where skewed numbers make it.
+
+        Of a sum of n products of skewed numbers, over n, with variance v = 1/n: skew·v². Of a
+        direction in n dimensions, the cube varies less than of n Gaussian numbers.
+        """
+        share = self.wander.share
+        square = min(max(self.settled / 2 - share, 0.0), _MOST_SKEWED)
+        n = 2 / self.settled
+        cube = (15 * n * n / ((n + 2) * (n + 4)) - 18 * n / (n + 2) + 9) / 6
+        return cube * self.wander.skew * square**2 * float(shaping.squares[3]) / shaping.second**2
 
     def _of_size(self, shaping: Shaping) -> float:
         """Return what the size of a unit explains of the fourth term, where all have one.

@@ -27,7 +27,8 @@ class Windows:
     """
 
     def __init__(self, layer: _ConvNd, sizes: tuple[int, ...], phases: float) -> None:
-        ones = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
+        with torch.inference_mode(False):  # where the caller may be, nothing can be differentiated
+            ones = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
         self.layer: Any = twin(layer, ones)
         self.layer.groups = self.layer.in_channels = self.layer.out_channels = 1
         self.sizes = sizes
@@ -46,7 +47,6 @@ class Windows:
 
     def transposed(self, gradient: Tensor) -> Tensor:
         """Hand each output's number to all the positions that it sees."""
-        # The caller may be in no_grad or inference mode.
         with torch.inference_mode(False), torch.enable_grad():
             start = torch.ones(self.sizes, dtype=torch.float64, requires_grad=True)
             return torch.autograd.grad(self.of(start), start, gradient)[0]
@@ -60,9 +60,7 @@ class Windows:
         share = min(wander.share * math.prod(self.sizes) / places, 1.0)
         kept = wander.kept(self.seen)
         noise, lengths = wander.noise * kept, wander.lengths * kept
-        return replace(
-            averaged, far=far, within=within, noise=noise, lengths=lengths, share=share
-        )
+        return replace(averaged, far=far, within=within, noise=noise, lengths=lengths, share=share)
 
     def _overlaps(self, pairs: int) -> Tensor:
         """Return what share of a window the one of its pair sees as well; (pairs, *map).
