@@ -58,14 +58,16 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
 
 def _of_one_size(signal: Signal, after: Signal, rest: float) -> Units:
     """Give every unit one size over the batch; rest is what the mean left of the second moment."""
-    seen = after.wander
+    seen, groups = after.wander, 1.0
     # As the units saw it when they were drawn, if all met the same weights.
     if signal.base is None and signal.function and signal.units.phases == 1:
         seen = replace(_centred(signal.units.wander)[0], cumulants=seen.cumulants)
+        groups = signal.units.groups
     settled = seen.of_one_unit
     edges = float(signal.wander.far.mean(0).var(correction=0)) / rest**2 if rest else 0.0
     unsure = _SETTLED_ERROR * settled + _EDGE_ERROR * edges
-    return replace(after.units, wander=seen, known=settled, settled=settled, unsure=unsure)
+    units = replace(after.units, wander=seen, known=settled, settled=settled, unsure=unsure)
+    return replace(units, groups=groups)
 
 
 def _centred(wander: Wander) -> tuple[Wander, float]:

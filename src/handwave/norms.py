@@ -226,9 +226,10 @@ def normalized(layer: Any, signal: Signal, wander: Wander, scale: Scale) -> tupl
     tilt = wander.mean(torch.clone, power=1.0)
     # Of the units' mean all is known where it is taken out, else what their weights tell of it.
     as_drawn = signal.units.known_mean if signal.base is None else 0.0
-    units = Units(
-        wander, signal.units.count, wander.of_one_unit, tilt if scale.centred else as_drawn
-    )
+    # As the units saw it when they were drawn: what is noise behind them was none to them.
+    seen = wander if signal.base else replace(wander, noise=signal.units.wander.noise)
+    known_mean = tilt if scale.centred else as_drawn
+    units = Units(seen, signal.units.count, seen.of_one_unit, known_mean)
     # Of Gaussian units, the same for all channels: Gaussian again.
     plain = signal.base is None and not weight.var and not bias.second_moment
     after = replace(

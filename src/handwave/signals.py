@@ -179,7 +179,9 @@ def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> Wander:
         old = old.mapped(lambda likeness: likeness.mean().reshape(1))  # of other pairs
     parts = {name: mine * getattr(old, name) + theirs * getattr(new, name) for name in CLASSES}
     cross = 4 * mine * theirs * old.mean(torch.square) ** 0.5 * new.mean(torch.square) ** 0.5
-    mixed = replace(new, **parts, noise=mine**2 * old.noise + theirs**2 * new.noise)
+    # Products of one part with the other are drawn as well: two for each pair of points.
+    products = 2 * mine * theirs / other.units.count
+    mixed = replace(new, **parts, noise=mine**2 * old.noise + theirs**2 * new.noise + products)
     inherited = new.cumulants[1] >= old.cumulants[1]
     # Without a normalization in it, a branch stands off as far as what entered it, and further.
     kept = 1.0 if inherited else mine

@@ -82,10 +82,12 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     count, mean, second = (channels * windows.of(part.expand(shape[-axes:])) for part in parts)
     before = signal.summed_along(-axes - 1)
     wander = windows.average(before)
-    if signal.sample is not None and layer.groups == 1:
-        wander = _exact(wander, windows.alike(signal.sample.double().flatten(0, -axes - 1)))
-    varied = before.kept(windows.seen) * float(before.far.var(correction=0))
-    wander = _seen_by_groups(wander, layer.groups, varied)
+    exact = None if signal.sample is None else windows.alike(signal.sample.double(), axes)
+    if exact:
+        wander = _exact(wander, exact)
+    elif signal.sample is not None:  # what differs among pairs differs among channels
+        varied = before.kept(windows.seen) * float(before.far.var(correction=0))
+        wander = replace(wander, noise=min(wander.noise + (1 - 1 / layer.groups) * varied, 1.0))
     shape = (*shape[: -axes - 1], layer.out_channels, *count.shape)
     after = _draw(layer, replace(signal, shape=shape), wander, (count, mean, second))
     factor = Moments.of(layer.weight).second_moment * layer.out_channels / layer.groups
@@ -145,6 +147,7 @@ def _draw(
     # Of weights that reach over an edge, their mean tells less.
     known_mean = share + (1 - share) * max(alike, 0.0) * float(count.mean()) / fan_in
     units = replace(units, known_mean=known_mean, phases=_phases(layer))
+    units = units.of_groups(getattr(layer, "groups", 1))
     common = float(shared.mean()) + bias.mean**2
     return fresh(signal.shape, mean + bias.mean, second, common, units)
 
@@ -170,9 +173,9 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def _exact(wander: Wander, alike: tuple[float, float] | None) -> Wander:
+def _exact(wander: Wander, alike: tuple[float, float]) -> Wander:
     """Give the likeness of different points the mean, and the mean square, that are known."""
-    if alike is None or wander.share >= 1:
+    if wander.share >= 1:
         return wander
     name = "far" if wander.inputs < 1 else "within"  # of a single input, all pairs are
     rest = 1 - wander.inputs if wander.inputs < 1 else 1 - wander.share
@@ -184,17 +187,3 @@ def _exact(wander: Wander, alike: tuple[float, float] | None) -> Wander:
     loose = getattr(wander, name) - getattr(wander, name).mean()
     var, wanted = float(loose.square().mean()), max(square - mean * mean, 0.0)
     return replace(wander, **{name: mean + loose * math.sqrt(wanted / var if var else 0.0)})
-
-
-def _seen_by_groups(wander: Wander, groups: int, varied: float) -> Wander:
-    """Let each unit see one group of channels: likeness over fewer numbers is noisier.
-
-    Args:
-        wander: of all channels together.
-        groups: of channels.
-        varied: variance of the likeness of all together, over pairs of points.
-    """
-    if groups == 1:
-        return wander
-    noise = min(groups * wander.noise + (groups - 1) * varied, 1.0)
-    return replace(wander, noise=noise, lengths=min(groups * wander.lengths, 1.0))

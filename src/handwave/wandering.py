@@ -169,6 +169,8 @@ class Units:
         unsure: by how much `settled` may be off.
         of_inputs: relative variance of an input's mean square over its units, which a norm has
             taken away likewise.
+        groups: of channels, of which each unit sees one: of noise in likeness and in lengths,
+            the units together have so much less.
     """
 
     wander: Wander
@@ -179,6 +181,14 @@ class Units:
     settled: float = 0.0
     unsure: float = 0.0
     of_inputs: float = 0.0
+    groups: float = 1.0
+
+    def of_groups(self, groups: float) -> "Units":
+        """Let each unit see one group of channels: likeness over fewer numbers is noisier."""
+        noise, lengths = min(groups * self.wander.noise, 1.0), groups * self.wander.lengths
+        return replace(
+            self, wander=replace(self.wander, noise=noise, lengths=lengths), groups=groups
+        )
 
     @property
     def unlike(self) -> float:
@@ -207,11 +217,20 @@ class Units:
         # Var(f_a·f_b) = 1 + spread − likeness², less what all pairs have in common.
         alike = before.mean(lambda likeness: shaping.likeness(likeness).square(), power)
         steep = before.mean(lambda likeness: shaping.steepness(likeness).square())
-        noise = steep * before.noise + (1 + spread - alike * (1 + spread)) / self.count
+        noise = (
+            steep * before.noise / self.groups + (1 + spread - alike * (1 + spread)) / self.count
+        )
         shaped = self._of_all_phases(after, shaping.mean_share).mapped(shaping.likeness)
         same = before.same.clamp_min(0) ** shaping.slope
-        alone = float(shaping.spread(torch.ones((), dtype=torch.float64), 0.0))
-        lengths = shaping.slope**2 * before.lengths + max(alone - spread, 0.0) / self.count
+        one = torch.ones((), dtype=torch.float64)
+        alone, common = float(shaping.spread(one, 0.0)), spread
+        if self.of_inputs:  # of each input, the square and what is known of the line are settled
+            mean = max(before.mean(torch.clone, power=1.0), 1e-9)
+            unknown = shaping.tilt * (1 - min(self.known_mean / mean, 1.0))
+            alone, common = left * (unknown + float(shaping.beyond(one, 0.0))), fresh
+        lengths = (
+            shaping.slope**2 * before.lengths / self.groups + max(alone - common, 0.0) / self.count
+        )
         noise = min(max(noise, 0.0), 1.0)
         same = same / same.mean()
         return replace(shaped, same=same, noise=noise, lengths=lengths, skew=shaping.skew)
@@ -253,16 +272,17 @@ class Units:
         return of_line + of_square + beyond
 
     def _of_skew(self, shaping: Shaping) -> float:
-        """Return what the third power of likeness adds where skewed numbers make it.
+        """Return what the third powers of likeness and of lengths add where numbers are skewed.
 
-        Of a sum of n products of skewed numbers, over n, with variance v = 1/n: skew·v². Of a
-        direction in n dimensions, the cube varies less than of n Gaussian numbers.
+        E[(mean z³)²] = 6·mean(ρ³) + 9·mean(ρ·l_a·l_b), l the points' square lengths. Of points of
+        n independent skewed numbers, whose likeness has variance v = 1/n, these are 6·skew·v² and
+        9·skew·v². Of directions in n dimensions, the cubes vary less than of Gaussian numbers.
         """
-        share = self.wander.share
-        square = min(max(self.settled / 2 - share, 0.0), _MOST_SKEWED)
+        square = min(max(self.settled / 2 - self.wander.share, 0.0), _MOST_SKEWED)
         n = 2 / self.settled
-        cube = (15 * n * n / ((n + 2) * (n + 4)) - 18 * n / (n + 2) + 9) / 6
-        return cube * self.wander.skew * square**2 * float(shaping.squares[3]) / shaping.second**2
+        left = (15 * n * n / ((n + 2) * (n + 4)) - 18 * n / (n + 2) + 9) / 6
+        third = float(shaping.squares[3]) / shaping.second**2
+        return left * (1 + 1.5 * left) * self.wander.skew * square**2 * third
 
     def _of_size(self, shaping: Shaping) -> float:
         """Return what the size of a unit explains of the fourth term, where all have one.

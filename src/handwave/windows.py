@@ -32,7 +32,7 @@ class Windows:
         self.layer: Any = twin(layer, ones)
         self.layer.groups = self.layer.in_channels = self.layer.out_channels = 1
         self.sizes = sizes
-        self.channels = layer.in_channels
+        self.channels, self.groups = layer.in_channels, layer.groups
         self.phases = phases
         self.count = self.of(torch.ones(sizes, dtype=torch.float64))
         self.seen = float(self.count.mean())
@@ -80,25 +80,27 @@ class Windows:
         overlap = torch.stack(both) / inside.sum(0).clamp_min(1e-9)
         return overlap[torch.arange(pairs) % len(overlap)]
 
-    def alike(self, maps: Tensor) -> tuple[float, float] | None:
+    def alike(self, x: Tensor, axes: int) -> tuple[float, float] | None:
         """Return mean likeness of what windows see, and of its square; None if that is long.
 
-        Of windows that meet the same weights; with Σ their second moments, the latter is
-        tr(Σ²)/tr(Σ)².
+        Of windows that meet the same weights, averaged over groups of channels; with Σ the second
+        moments of one group's, the latter is tr(Σ²) over the square of the average of tr(Σ).
 
         Args:
-            maps: the model's own input, shape (inputs·channels, *map).
+            x: the model's own input, shape (batch, channels, *map), or without a batch.
+            axes: of the map.
         """
-        channels, seen = self.channels, math.prod(self.layer.kernel_size)
-        if maps.numel() * seen > _MOST_SEEN or channels * seen > _WIDEST:
+        seen, wide = math.prod(self.layer.kernel_size), self.channels // self.groups
+        if x.numel() * seen > _MOST_SEEN or wide * seen > _WIDEST:
             return None
-        windows = self._picking().forward(maps[:, None]).flatten(2)  # (maps, seen, places)
-        windows = windows.reshape(-1, channels * seen, windows.shape[-1])
-        points = windows.transpose(1, 2).reshape(-1, channels * seen)
-        sigma, center = points.T @ points, points.sum(0)
-        trace = float(sigma.trace()) or 1.0
-        mean, square = float(center @ center) / trace / len(points), float(sigma.square().sum())
-        return self.phases * mean, self.phases * square / trace**2
+        windows = self._picking().forward(x.flatten(0, -axes - 1)[:, None]).flatten(2)
+        windows = windows.reshape(-1, self.groups, wide * seen, windows.shape[-1])
+        points = windows.permute(1, 0, 3, 2).flatten(1, 2)  # (groups, points, seen by a unit)
+        sigma, center = points.mT @ points, points.sum(1)
+        trace = float(sigma.diagonal(dim1=1, dim2=2).sum(1).mean()) or 1.0
+        mean = float(center.square().sum(1).mean()) / trace / points.shape[1]
+        square = float(sigma.square().sum((1, 2)).mean()) / trace**2
+        return self.phases * mean, self.phases * square
 
     def _picking(self) -> Any:
         """Make a layer that has an output for every place in a window, and picks what is there."""
