@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from handwave import Moments, activation_moments
-from handwave.settling import settle
+from handwave.settling import left, settle
 
 
 def short_of(n):
@@ -47,3 +47,19 @@ def test_it_is_what_a_batch_norm_leaves():
     predicted = activation_moments(torch.tanh, law).second_moment * factor
     assert float(z.tanh().square().mean()) == pytest.approx(predicted, abs=0.0045)
     assert factor > 1.05
+
+
+@pytest.mark.parametrize("n", [3, 7, 60])
+def test_what_is_left_beyond_the_square_is_that_of_a_direction(n):
+    # f² = z³ + const: of E[(z³)²] the line takes E[z⁴]²; a coordinate has E[z⁴] = 3n/(n + 2) and
+    # E[z⁶] = 15n²/((n + 2)(n + 4)), a Gaussian 3 and 15.
+    def root(z):
+        return (z**3 + 2e3).sqrt()
+
+    found = left(root, Moments(0.0, 1.0), 2 / n)
+    fourth, sixth = 3 * n / (n + 2), 15 * n * n / ((n + 2) * (n + 4))
+    assert found == pytest.approx((sixth - fourth**2) / 6, rel=2e-3)
+
+
+def test_nothing_is_taken_from_what_no_norm_has_settled():
+    assert left(torch.tanh, Moments(0.0, 1.0), 0.0) == 1.0

@@ -54,3 +54,24 @@ def test_windows_of_a_transposed_convolution_meet_the_same_weights():
     # With others, which see other places of the kernel, they would have nothing in common.
     assert 0.8 < float(wander.far.mean()) < 1
     assert float(wander.far.min()) > 0.2
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_windows_of_a_group_are_as_alike_as_their_products_say(groups):
+    layer = nn.Conv2d(4, 8, 3, padding=1, groups=groups, bias=False).double()
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = Windows(layer, (5, 5), 1.0).alike(x, 2)
+    seen = nn.functional.unfold(x, 3, padding=1)  # (inputs, channels · places, windows)
+    points = seen.reshape(2, groups, -1, 25).permute(1, 0, 3, 2).flatten(1, 2)
+    gram = points @ points.mT
+    size = gram.diagonal(dim1=1, dim2=2).mean()
+    assert found == pytest.approx(
+        (float(gram.mean() / size), float(gram.square().mean() / size**2)), rel=1e-9
+    )
+
+
+def test_a_gradient_goes_back_through_windows_also_in_inference_mode():
+    layer, gradient = LAYERS["padded"], torch.ones(7, 7, dtype=torch.float64)
+    expected = Windows(layer, (7, 7), 1.0).transposed(gradient)
+    with torch.inference_mode():
+        assert torch.equal(Windows(layer, (7, 7), 1.0).transposed(gradient), expected)

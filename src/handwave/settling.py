@@ -12,6 +12,7 @@ from handwave.quadrature import Elementwise
 _ANGLES = 2000  # on each side of the middle
 _FEWEST = 1.05  # dimensions; of one, a coordinate is 1 or −1
 _MANY = 1e4  # dimensions, whose coordinates are as good as Gaussian
+_NEVER = 1e-20  # probability of what is left out, where f may be too large
 _LEAST = 1e-4  # smaller differences move no moment by a digit that anybody sees
 
 
@@ -52,10 +53,14 @@ def left(fn: Elementwise, law: Moments, unlike: float) -> float:
 def _beyond_square(fn: Elementwise, law: Moments, n: float) -> float:
     """Return the variance of f(z)² that no a + b·z + c·z² explains."""
     z, weights = _direction(n)
-    y, root = fn(law.mean + law.std * z) ** 2, weights.sqrt()
-    basis = root[:, None] * torch.stack([torch.ones_like(z), z, z * z], dim=1)
-    found = torch.linalg.lstsq(basis, root * y, driver="gelsd").solution
-    return float((root * y - basis @ found).square().sum())
+    z, weights = z[weights > _NEVER], weights[weights > _NEVER]
+    y, bent = fn(law.mean + law.std * z) ** 2, z * z - 1
+    rest = y - weights @ y
+    # The law is symmetric: what is odd and what is even in z have nothing in common.
+    for each in (z, bent):
+        size = float(weights @ each**2)
+        rest = rest - each * (float(weights @ (rest * each)) / size if size > _NEVER else 0.0)
+    return float(weights @ rest**2)
 
 
 def _direction(n: float) -> tuple[Tensor, Tensor]:

@@ -86,7 +86,7 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     if exact:
         wander = _exact(wander, exact)
     elif signal.sample is not None:  # what differs among pairs differs among channels
-        varied = before.kept(windows.seen) * float(before.far.var(correction=0))
+        varied = before.kept(windows.seen, windows.beside) * float(before.far.var(correction=0))
         wander = replace(wander, noise=min(wander.noise + (1 - 1 / layer.groups) * varied, 1.0))
     shape = (*shape[: -axes - 1], layer.out_channels, *count.shape)
     after = _draw(layer, replace(signal, shape=shape), wander, (count, mean, second))

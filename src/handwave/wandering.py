@@ -85,14 +85,22 @@ class Wander:
         """Return the relative variance of one unit's mean square over the points."""
         return 2 * (self.mean(torch.square) + self.noise)
 
-    def kept(self, count: float) -> float:
-        """Return what share of noise is left of an average over so many neighbours.
+    def kept(self, count: float, beside: float) -> float:
+        """Return what share of noise is left of an average over a window of positions.
 
         What all points have in common is none.
+
+        Args:
+            count: positions in the window.
+            beside: of pairs of different ones, what share are neighbours.
         """
         common = float(self.far.mean())
-        near = max(float(self.near.mean()) - common, 0.0) / max(1 - common, 1e-9)
-        return min(1 / count + max(1 - 1 / count, 0.0) * near**2, 1.0)
+        near, within = (
+            max(float(part.mean()) - common, 0.0) / max(1 - common, 1e-9)
+            for part in (self.near, self.within)
+        )
+        alike = beside * near**2 + (1 - beside) * within**2
+        return min(1 / count + max(1 - 1 / count, 0.0) * alike, 1.0)
 
     @property
     def drawn_lengths(self) -> float:
@@ -123,7 +131,7 @@ class Wander:
         """Turn positions into units: inputs are alike as their positions are, on average."""
         if self.far.dim() == 1:
             return replace(self, share=min(self.share * positions, 1.0))
-        kept = self.kept(positions)
+        kept = self.kept(positions, beside=0.0)
         averaged = self.mapped(lambda likeness: likeness.flatten(1).mean(1))
         share = min(self.share * positions, 1.0)
         noise, lengths = self.noise * kept, self.lengths * kept
@@ -276,7 +284,8 @@ class Units:
 
         E[(mean z³)²] = 6·mean(ρ³) + 9·mean(ρ·l_a·l_b), l the points' square lengths. Of points of
         n independent skewed numbers, whose likeness has variance v = 1/n, these are 6·skew·v² and
-        9·skew·v². Of directions in n dimensions, the cubes vary less than of Gaussian numbers.
+        9·skew·v². A direction in n dimensions has less of both, as its cubes vary less than those
+        of Gaussian numbers.
         """
         square = min(max(self.settled / 2 - self.wander.share, 0.0), _MOST_SKEWED)
         n = 2 / self.settled

@@ -36,6 +36,7 @@ class Windows:
         self.phases = phases
         self.count = self.of(torch.ones(sizes, dtype=torch.float64))
         self.seen = float(self.count.mean())
+        self.beside = _neighbours(layer)
 
     def of(self, numbers: Tensor) -> Tensor:
         """Add up a map: (*map) to (*map of the output)."""
@@ -58,7 +59,7 @@ class Windows:
         overlaps = self._overlaps(len(averaged.far))
         far, within = averaged.far * overlaps, averaged.within * overlaps
         share = min(wander.share * math.prod(self.sizes) / places, 1.0)
-        kept = wander.kept(self.seen)
+        kept = wander.kept(self.seen, self.beside)
         noise, lengths = wander.noise * kept, wander.lengths * kept
         return replace(averaged, far=far, within=within, noise=noise, lengths=lengths, share=share)
 
@@ -114,3 +115,17 @@ class Windows:
         """Give likeness a map if it has none."""
         likeness = likeness if likeness.dim() > 1 else likeness.reshape(-1, *[1] * len(self.sizes))
         return likeness.expand(len(likeness), *self.sizes)
+
+
+def _neighbours(layer: _ConvNd) -> float:
+    """Return what share of the pairs of different places in a window are neighbours."""
+    steps = layer.stride if layer.transposed else layer.dilation
+    sizes = [
+        math.ceil(k / s) if layer.transposed else k
+        for k, s in zip(layer.kernel_size, steps, strict=True)
+    ]
+    if not layer.transposed and max(steps) > 1:
+        return 0.0
+    places = math.prod(sizes)
+    pairs = math.prod(3 * size - 2 for size in sizes) - places
+    return pairs / (places * (places - 1)) if places > 1 else 0.0
