@@ -222,3 +222,13 @@ def test_what_is_below_the_range_of_float16_is_no_mask(backward):
     for below in (nn.Sequential(Own(lambda z: -2000 * z)), nn.Sequential(sums, nn.Softmax(-1))):
         report = audit(nn.Sequential(*front, *below).half(), batch().half(), backward=backward)
         assert ("2", "overflows") in told(report)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_lost_by_a_layers_own_weights_are_no_overflow(value):
+    torch.manual_seed(0)
+    model, x = nets.relu_mlp()
+    nets.unwritten(value)(model[2])
+    (found,) = [each for each in audit(model, x).failures if each.layer == "2"]
+    assert (found.verdict, found.cause) == ("not finite", "never initialised")
+    assert "its own weights are NaN or infinite" in found.sentence

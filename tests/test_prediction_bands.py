@@ -264,7 +264,7 @@ def test_a_band_of_an_activation_behind_zero_padding_holds(kind):
 def test_a_norm_over_groups_of_channels_knows_how_they_differ(images, groups):
     # The gradient divides by a group's own variance: were that taken for the average one, the
     # gradient in front would be off by a third. Of tanh, a fourth power is left to chance.
-    norm = nn.GroupNorm(groups, 16) if groups < 16 else nn.LayerNorm((16, 8, 8))
+    norm = nn.GroupNorm(groups, 16) if groups < 16 else nn.LayerNorm([16, 8, 8])
     model = lecun(conv(4, 16, 3), norm, nn.Tanh(), conv(16, 16, 3), norm, nn.ReLU())
     found = draw(model, images(8, 4, 8, 8), DRAWS, backward=True, again=redraw)
     # Not the last one of smooth images, whose positions differ in size: it holds 94 %.
@@ -289,7 +289,7 @@ def test_a_unit_that_sees_one_channel_has_noise_of_its_own(images):
     check(found, [0, 2, 3, 5, 6])
     grad = found.predicted.layers[0].grad
     assert grad
-    assert grad.second_moment == pytest.approx(float(found.grad[0].mean()), rel=0.2)
+    assert grad.second_moment == pytest.approx(float(found.grad[0].mean()), rel=0.25)
 
 
 def test_a_band_of_a_first_layer_of_groups_knows_their_inputs():

@@ -38,7 +38,7 @@ def test_where_nothing_is_known_the_worst_is_assumed(x):
 
 
 def test_all_pairs_of_positions_are_counted_once():
-    # Three images of four positions: 144 pairs, 48 within an image, of these 12 of a point with itself.
+    # Three images of four positions: 144 pairs, 48 within an image, 12 of a point with itself.
     x = torch.randn(3, 5, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = of_tensor(x, 1)
     points = x.movedim(1, -1).reshape(12, 5)

@@ -80,6 +80,9 @@ def _gradient_passes(flow: Flow, node: Node) -> bool | None:
 
 def _lost_inside(node: Node, row: Layer, largest: float) -> Lost:
     """Tell NaN that a function makes of finite numbers from sums that are too large."""
+    if node.module and not all(bool(p.isfinite().all()) for p in node.module.parameters()):
+        text = f"its own weights are NaN or infinite: {_how_many(row.signal)} that it puts out are"
+        return Lost(node, "not finite", text)
     if math.isnan(largest) and not node.multiplies:
         text = f"of finite numbers it makes NaN: {_how_many(row.signal)} that it puts out are lost"
         return Lost(node, "not finite", text)

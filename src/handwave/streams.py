@@ -13,8 +13,9 @@ from handwave.totals import quick_moments
 
 _ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
-# Underscores left out, torch's functions are named as its modules: F.leaky_relu, x.relu_().
-_ACTIVATIONS = {name.lower() for name in nn.modules.activation.__all__}
+# Underscores left out, torch's functions are named as its modules: F.leaky_relu, x.relu_(). A ReLU
+# may also be written x.clamp(min=0).
+_ACTIVATIONS = {name.lower() for name in nn.modules.activation.__all__} | {"clamp", "clampmin"}
 
 
 @dataclass(frozen=True)
