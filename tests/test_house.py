@@ -32,6 +32,8 @@ ORDER = [
     "cumulants",
     "shaping",
     "wandering",
+    "chances",
+    "units",
     "pairs",
     "settling",
     "signals",

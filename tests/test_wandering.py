@@ -7,7 +7,8 @@ import torch
 
 from handwave.pairs import of_tensor
 from handwave.shaping import IDENTITY
-from handwave.wandering import Units, one_input
+from handwave.units import Units
+from handwave.wandering import one_input
 
 
 def test_one_layer_of_one_input_wanders_by_two_over_its_width():

@@ -75,3 +75,25 @@ def test_a_gradient_goes_back_through_windows_also_in_inference_mode():
     expected = Windows(layer, (7, 7), 1.0).transposed(gradient)
     with torch.inference_mode():
         assert torch.equal(Windows(layer, (7, 7), 1.0).transposed(gradient), expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "sizes"),
+    [
+        (nn.Conv2d(1, 1, 3), (3, 3)),
+        (nn.Conv2d(1, 1, (1, 5)), (1, 5)),
+        (nn.Conv3d(1, 1, 2), (2, 2, 2)),
+        (nn.ConvTranspose2d(1, 1, 4, stride=2), (2, 2)),
+        (nn.Conv2d(1, 1, 1), (1, 1)),
+    ],
+)
+def test_neighbours_in_a_window_are_counted(layer, sizes):
+    places = list(itertools.product(*map(range, sizes)))
+    pairs = list(itertools.permutations(places, 2))
+    near = [max(abs(a - b) for a, b in zip(*pair, strict=True)) == 1 for pair in pairs]
+    expected = sum(near) / len(near) if near else 0.0
+    assert Windows(layer, (6,) * len(sizes), 1.0).beside == pytest.approx(expected)
+
+
+def test_a_dilated_window_sees_no_neighbours():
+    assert Windows(nn.Conv2d(1, 1, 3, dilation=2), (7, 7), 1.0).beside == 0.0

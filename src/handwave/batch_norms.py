@@ -20,7 +20,8 @@ from handwave.norms import (
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal
 from handwave.sums import is_sum
-from handwave.wandering import Units, Wander, one_input
+from handwave.units import Units
+from handwave.wandering import Wander, one_input
 from handwave.weights import fans
 
 # How well it is known what a settled size had varied by, relative: lengths before and after a

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from handwave.moments import Moments
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal, number
-from handwave.wandering import Units, Wander, one_input
+from handwave.units import Units
+from handwave.wandering import Wander, one_input
 
 # How well E[1/var] is known, relative, at least and for each unit of its variance; and what
 # float32 leaves of a mean of squares.

@@ -11,7 +11,8 @@ from handwave.moments import Moments
 from handwave.pairs import of_tensor
 from handwave.quadrature import Elementwise
 from handwave.shaping import IDENTITY, Shaping
-from handwave.wandering import CLASSES, Units, Wander, one_input
+from handwave.units import Units
+from handwave.wandering import CLASSES, Wander, one_input
 
 _ROUNDING = 3e-7  # relative, of what float32 makes of a mean of squares
 

@@ -11,7 +11,8 @@ from torch.nn.modules.conv import _ConvNd
 from handwave.moments import Moments
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal, fresh, number
-from handwave.wandering import Units, Wander
+from handwave.units import Units
+from handwave.wandering import Wander
 from handwave.weights import fans, is_conv1d
 from handwave.windows import Windows
 

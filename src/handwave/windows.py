@@ -119,12 +119,10 @@ class Windows:
 
 def _neighbours(layer: _ConvNd) -> float:
     """Return what share of the pairs of different places in a window are neighbours."""
-    steps = layer.stride if layer.transposed else layer.dilation
-    sizes = [
-        math.ceil(k / s) if layer.transposed else k
-        for k, s in zip(layer.kernel_size, steps, strict=True)
-    ]
-    if not layer.transposed and max(steps) > 1:
+    sizes = layer.kernel_size
+    if layer.transposed:
+        sizes = [math.ceil(k / s) for k, s in zip(sizes, layer.stride, strict=True)]
+    elif max(layer.dilation) > 1:
         return 0.0
     places = math.prod(sizes)
     pairs = math.prod(3 * size - 2 for size in sizes) - places

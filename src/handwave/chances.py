@@ -1,0 +1,70 @@
+"""What is left to chance of a unit's mean square, once its weights' own moments are known."""
+
+import torch
+
+from handwave.shaping import Shaping
+from handwave.wandering import Wander
+
+# Of what a settled size explains, two numbers from a sample of pairs do not cancel better.
+_UNKNOWN_AT_LEAST = 0.25
+
+# Mean square likeness up to which its third power is followed: beyond, too few numbers make it.
+_MOST_SKEWED = 0.2
+
+
+def left_open(
+    seen: Wander, shaping: Shaping, known: float, known_mean: float, settled: float
+) -> float:
+    """Return what is not known beforehand of the relative variance of one unit's f(z)².
+
+    Its line and its square in z come from the mean and the mean square of z, of which some is
+    known. Likeness is share + (1 − share)·ρ, share that of the mean of z, which wanders nowhere.
+
+    Args:
+        seen: likeness of the points as the units see them.
+        shaping: what f does to it.
+        known: of the relative variance 2·mean(likeness²) of the mean square of z.
+        known_mean: of the mean likeness, which the mean of z makes.
+        settled: relative variance that a norm over the batch has taken from the mean square.
+    """
+    share = shaping.mean_share
+    mean = seen.mean(torch.clone, power=1.0) - share
+    known_mean = max(known_mean - share, 0.0)
+    line = shaping.tilt * max(mean - known_mean, 0.0) / (1 - share)
+    whole = seen.mean(torch.square) + seen.noise - share * share - 2 * share * mean
+    known = max(known / 2 - share * share - 2 * share * known_mean, 0.0)
+    square = 2 * shaping.slope**2 * max(whole - known, 0.0) / (1 - share) ** 2
+    beyond = seen.mean(lambda likeness: shaping.beyond(likeness, seen.noise), shaping.growth)
+    if settled:
+        beyond = max(beyond - _of_size(seen, shaping), _UNKNOWN_AT_LEAST * beyond)
+        beyond += _of_skew(seen, shaping, settled)
+    return line + square + beyond
+
+
+def _of_skew(seen: Wander, shaping: Shaping, settled: float) -> float:
+    """Return what the third powers of likeness and of lengths add where numbers are skewed.
+
+    E[(mean z³)²] = 6·mean(ρ³) + 9·mean(ρ·l_a·l_b), l the points' square lengths. Of points of
+    n independent skewed numbers, whose likeness has variance v = 1/n, these are 6·skew·v² and
+    9·skew·v². A direction in n dimensions has less of both, as its cubes vary less than those
+    of Gaussian numbers.
+    """
+    square = min(max(settled / 2 - seen.share, 0.0), _MOST_SKEWED)
+    n = 2 / settled
+    left = (15 * n * n / ((n + 2) * (n + 4)) - 18 * n / (n + 2) + 9) / 6
+    third = float(shaping.squares[3]) / shaping.second**2
+    return left * (1 + 1.5 * left) * seen.skew * square**2 * third
+
+
+def _of_size(seen: Wander, shaping: Shaping) -> float:
+    """Return what the size of a unit explains of the fourth term, where all have one.
+
+    Of M the points' second moments, the fourth ones of Gaussian points are 3·sym(M⊗M): then
+    E[z⁴] is 3·size² in every unit, and nothing is left of 3R² + 6·tr(M⁴) = E[likeness⁴].
+    With R = tr(M²), tr(M⁴) is at least R³, and points stand in M as their lengths have it.
+    """
+    alike = seen.mean(torch.square)
+    longer = float(seen.same.square().mean())
+    gaussian = 3 * alike**2 * (2 * longer - 1) - 6 * alike**3
+    there = seen.mean(lambda likeness: likeness**4, power=4.0)
+    return max(min(gaussian, there), 0.0) * float(shaping.squares[4]) / shaping.second**2

@@ -1,0 +1,128 @@
+"""Units that were drawn just now, and what a function of them does to how far they wander."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from handwave.chances import left_open
+from handwave.shaping import Shaping
+from handwave.wandering import Wander
+
+_ONE = torch.ones((), dtype=torch.float64)  # how alike a point and itself are
+
+
+@dataclass(frozen=True)
+class Units:
+    """Hold freshly drawn units, before and after whatever function is put on them.
+
+    Args:
+        wander: likeness of the points as the units see them, and how far their second moment
+            stands off before the draw.
+        count: how many units.
+        known: of the relative variance 2·mean(likeness²) of one unit, what is known beforehand:
+            the weights' own mean square explains 2/fan_in, that of a bias its part.
+        known_mean: of the mean likeness, likewise: the weights' own mean explains the part that
+            all units of an input have in common, and a bias its part.
+        phases: sets of weights that a unit has, each for its own share of the points.
+        settled: relative variance of one unit's mean square over the points that a norm over
+            the batch has taken away, so that all units have one.
+        unsure: by how much `settled` may be off.
+        of_inputs: relative variance of an input's mean square over its units, which a norm has
+            taken away likewise.
+        groups: of channels, of which each unit sees one: of noise in likeness and in lengths,
+            the units together have so much less.
+    """
+
+    wander: Wander
+    count: float
+    known: float
+    known_mean: float = 0.0
+    phases: float = 1.0
+    settled: float = 0.0
+    unsure: float = 0.0
+    of_inputs: float = 0.0
+    groups: float = 1.0
+
+    def of_groups(self, groups: float) -> "Units":
+        """Let each unit see one group of channels: likeness over fewer numbers is noisier."""
+        noise, lengths = min(groups * self.wander.noise, 1.0), groups * self.wander.lengths
+        return replace(
+            self, wander=replace(self.wander, noise=noise, lengths=lengths), groups=groups
+        )
+
+    @property
+    def unlike(self) -> float:
+        """Return by how much E[z⁴] of a unit differs from a Gaussian's, relative; above −1.
+
+        Of z = h/√v with v the unit's own mean square, E[z⁴] = E[h⁴]/E[v²]: points of one
+        length have less than a Gaussian's, and what the lengths add is taken by v in part.
+        """
+        return (1 + self.wander.unlike) / (1 + self.settled) / (1 + self.of_inputs) - 1
+
+    def through(self, shaping: Shaping, left: float = 1.0) -> Wander:
+        """Follow f(z) for all units z; relative variance mean(Cov(f_a², f_b²))/E[f²]²/count.
+
+        Args:
+            shaping: what f does to likeness.
+            left: share of what is beyond the square of z that a norm over units has left.
+        """
+        if not shaping.second:
+            return self.wander
+        before, slope = self.wander, shaping.slope
+        spread = before.mean(lambda likeness: shaping.spread(likeness, before.noise), 2 * slope)
+        fresh = left * left_open(before, shaping, self.known, self.known_mean, self.settled)
+        after = before.scaled(slope).plus(fresh / self.count / self.phases)
+        after = after.plus(self.unsure**2 * shaping.fourth)
+        after = self._of_all_phases(after, shaping.mean_share).mapped(shaping.likeness)
+        same = before.same.clamp_min(0) ** slope
+        alone = self._alone(shaping, left, (spread, fresh)) / self.count
+        return replace(
+            after,
+            same=same / same.mean(),
+            noise=min(max(self._noise(shaping, spread), 0.0), 1.0),
+            lengths=slope**2 * before.lengths / self.groups + alone,
+            skew=shaping.skew,
+        )
+
+    def _noise(self, shaping: Shaping, spread: float) -> float:
+        """Return the variance of one likeness of all f(z) together.
+
+        Var(f_a·f_b) = 1 + spread − likeness², less what all pairs have in common.
+        """
+        before = self.wander
+        alike = before.mean(lambda likeness: shaping.likeness(likeness).square(), 2 * shaping.slope)
+        steep = before.mean(lambda likeness: shaping.steepness(likeness).square())
+        return steep * before.noise / self.groups + (1 + spread) * (1 - alike) / self.count
+
+    def _alone(self, shaping: Shaping, left: float, common: tuple[float, float]) -> float:
+        """Return the relative variance of f(z)² in one point, less what all points have in common.
+
+        Args:
+            shaping: what f does to likeness.
+            left: share of what is beyond the square of z that a norm over units has left.
+            common: of all of f(z)², and of what is not known of it.
+        """
+        spread, fresh = common
+        if not self.of_inputs:
+            return max(float(shaping.spread(_ONE, 0.0)) - spread, 0.0)
+        # Of each input, the square and what is known of the line are settled.
+        mean = max(self.wander.mean(torch.clone, power=1.0), 1e-9)
+        line = shaping.tilt * (1 - min(self.known_mean / mean, 1.0))
+        return max(left * (line + float(shaping.beyond(_ONE, 0.0))) - fresh, 0.0)
+
+    def _of_all_phases(self, wander: Wander, mean_share: float) -> Wander:
+        """Let pairs of points that meet different weights have their mean in common alone."""
+        if self.phases <= 1:
+            return wander
+        far, within = (self._met(part, mean_share) for part in (wander.far, wander.within))
+        return replace(wander, far=far, within=within)
+
+    def _met(self, likeness: Tensor, mean_share: float) -> Tensor:
+        """Let one of so many pairs as there are phases meet, be they alike or not."""
+        phases = round(self.phases)
+        order = likeness.flatten(1).mean(1).argsort() if likeness.dim() > 1 else likeness.argsort()
+        met = torch.full_like(likeness, mean_share)
+        some = order[min(phases // 2, len(order) - 1) :: phases]
+        met[some] = likeness[some]
+        return met
