@@ -43,6 +43,7 @@ ORDER = [
     "norms",
     "batch_norms",
     "laws",
+    "shapes",
     "predicting",
     "filters",
     "expecting",

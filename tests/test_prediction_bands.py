@@ -239,12 +239,9 @@ def one_sided(*shape):
 
 # Where windows reach over an edge, the mean of the weights tells less of an output's mean.
 EDGES = {
-    "strided": (
-        lambda: (nn.Conv2d(4, 16, 3, stride=2, padding=1), nn.Conv2d(16, 32, 3, 2, 1)),
-        (8, 4, 8, 8),
-    ),
+    "strided": (lambda: (conv(4, 16, 3, stride=2), conv(16, 32, 3, stride=2)), (8, 4, 8, 8)),
     "small maps": (
-        lambda: (nn.Conv3d(2, 8, 3, padding=1), nn.Conv3d(8, 8, 3, padding=1)),
+        lambda: [nn.Conv3d(a, 8, 3, padding=1, bias=False) for a in (2, 8)],
         (4, 2, 4, 4, 4),
     ),
     "groups": (lambda: (conv(4, 32, 3), conv(32, 32, 3, groups=2)), (8, 4, 8, 8)),

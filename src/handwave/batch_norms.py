@@ -34,8 +34,9 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     check_channels(layer, layer.num_features, signal)
     if not by_batch(layer):
         return _by_buffers(layer, signal)
-    if signal.shape is None:
-        raise NoTheoryError("no theory of how far inputs differ: pass a tensor")
+    if signal.shape is None or not signal.wander.known:
+        reason = ": pass a tensor" if signal.wander.known else ""
+        raise NoTheoryError(f"no theory of how far inputs differ{reason}")
     if math.prod(signal.shape) == layer.num_features:
         raise ValueError(
             f"{own_class(layer).__name__} in training mode needs more than one value per channel, "

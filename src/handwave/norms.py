@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from handwave.moments import Moments
 from handwave.running import own_class
-from handwave.signals import Backward, NoTheoryError, Signal, number
+from handwave.signals import Backward, NoTheoryError, Signal, number, same
 from handwave.units import Units
 from handwave.wandering import Wander, one_input
 
@@ -84,10 +84,18 @@ def rms_norm(layer: nn.RMSNorm, signal: Signal) -> tuple[Signal, Backward]:
     return replace(after, units=replace(after.units, of_inputs=unlike)), back
 
 
-def restart(layer: Any) -> Signal | None:
+def restart(layer: Any, shape: tuple[int, ...] | None, of_sums: bool) -> Signal | None:
     """Return what a normalization hands on whatever came in, if its scale is known at all.
 
-    A signal without a known shape, its inputs as alike as can be.
+    A signal of inputs of which nobody knows how alike they are: as alike as can be.
+
+    Args:
+        layer: any layer.
+        shape: of its input, None where nobody knows.
+        of_sums: whether many products were summed right in front, which makes Gaussian units.
+
+    Raises:
+        ValueError: the layer would refuse an input of that shape.
     """
     law = own_class(layer)
     sizes = {nn.LayerNorm: "normalized_shape", nn.RMSNorm: "normalized_shape"}
@@ -100,9 +108,18 @@ def restart(layer: Any) -> Signal | None:
     else:
         return None
     weight, bias = affine(layer)
-    units = Units(one_input(), float(count), 2.0)
+    # Where a mean is taken out, as much of it is known as all inputs have in common.
+    wander = replace(one_input(), known=False)
+    units = Units(wander, float(count), 2.0, known_mean=float(law is not nn.RMSNorm))
     mean, second = number(bias.mean), number(weight.second_moment + bias.second_moment)
-    return Signal(None, mean, second, bias.mean**2, one_input(), units, drawn=False)
+    plain = of_sums and not weight.var and not bias.second_moment
+    function = same if plain else None
+    after = Signal(shape, mean, second, bias.mean**2, wander, units, function, drawn=False)
+    if law in sizes:
+        _checked_tail(layer, after)
+    else:
+        check_channels(layer, int(count), after)
+    return after
 
 
 def affine(layer: Any) -> tuple[Moments, Moments]:

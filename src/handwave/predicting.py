@@ -20,6 +20,7 @@ from handwave.running import (
     own_class,
     rows,
 )
+from handwave.shapes import shape_behind
 from handwave.signals import (
     Backward,
     NoTheoryError,
@@ -30,6 +31,7 @@ from handwave.signals import (
     of_moments,
 )
 from handwave.stacks import Residual
+from handwave.sums import is_sum
 from handwave.traces import COVERAGE, Layer, Trace
 from handwave.weights import known_fans
 
@@ -112,6 +114,8 @@ class _Walker:
         self.calls: dict[nn.Module, int] = {}
         self.unknown = ""  # the row behind which nothing is known
         self.lost = False  # not even that it is finite
+        self.shape: tuple[int, ...] | None = None  # of what enters the next layer
+        self.behind_sum = False  # whether the layer in front of it sums products
 
     def walk(
         self, module: nn.Module, name: str, signal: Signal | None
@@ -149,6 +153,7 @@ class _Walker:
         entering = None if signal is None else replace(signal, drawn=False)
         before = self.unknown
         branch, back = self.walk(module.branch, f"{name}.branch".lstrip("."), entering)
+        self.behind_sum = False
         total = None
         if signal is not None and branch is not None:
             if None not in {branch.shape, signal.shape} and branch.shape != signal.shape:
@@ -176,6 +181,7 @@ class _Walker:
     ) -> tuple[Signal | None, _Back]:
         own = self._name(module, name)
         after, law_back, note = self._law(module, own, signal)
+        self.behind_sum = is_sum(module)
         place = len(self.rows)
         self.rows.append(_row(module, own, after, note))
 
@@ -192,22 +198,29 @@ class _Walker:
     ) -> tuple[Signal | None, Backward | None, str]:
         """Apply the layer's law, or say why there is none."""
         note = f"no theory behind {self.unknown}" if self.unknown else "no theory"
-        if signal is not None:
-            try:
+        try:
+            if signal is not None:
+                self.shape = signal.shape
                 after, back = apply_law(module, signal)
                 if after.finite:
+                    self.shape = after.shape
                     return after, back, ""
                 note, self.lost = "no theory: numbers that are not finite, or beyond float64", True
-            except NoTheoryError as error:
-                note = str(error)
-            except (IndexError, RuntimeError, ValueError) as error:
-                raise ValueError(f"{name}: {error}") from error
-        after = None if self.lost else restart(module)
-        if after is None:
-            self.unknown = self.unknown or name
-            return None, None, note
-        self.unknown = ""
-        return after, None, ""
+        except NoTheoryError as error:
+            note = str(error)
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{name}: {error}") from error
+        return self._anew(module, name), None, note if self.unknown else ""
+
+    def _anew(self, module: nn.Module, name: str) -> Signal | None:
+        """Begin again at a norm, if nothing but the shape is known of what enters it."""
+        try:
+            self.shape = shape_behind(module, self.shape)
+            after = None if self.lost else restart(module, self.shape, self.behind_sum)
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{name}: {error}") from error
+        self.unknown = "" if after else self.unknown or name
+        return after
 
     def _name(self, module: nn.Module, path: str) -> str:
         """Name a call as `measure` does."""

@@ -183,6 +183,7 @@ def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> Wander:
     # Products of one part with the other are drawn as well: two for each pair of points.
     products = 2 * mine * theirs / other.units.count
     mixed = replace(new, **parts, noise=mine**2 * old.noise + theirs**2 * new.noise + products)
+    mixed = replace(mixed, known=old.known and new.known)
     inherited = new.cumulants[1] >= old.cumulants[1]
     # Without a normalization in it, a branch stands off as far as what entered it, and further.
     kept = 1.0 if inherited else mine

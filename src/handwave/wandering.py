@@ -29,6 +29,7 @@ class Wander:
         lengths: relative variance of a point's square length over draws, beyond `same`.
         cumulants: of the log of the pooled second moment over its expectation.
         skew: square of the skewness of the numbers whose products likeness adds up.
+        known: False where likeness is but assumed, behind what nothing is known of.
     """
 
     same: Tensor
@@ -41,6 +42,7 @@ class Wander:
     lengths: float = 0.0
     cumulants: Cumulants = (0.0, 0.0, 0.0)
     skew: float = 0.0
+    known: bool = True
 
     def mapped(self, fn: Callable[[Tensor], Tensor]) -> "Wander":
         """Apply a function to every likeness."""
