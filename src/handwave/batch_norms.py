@@ -37,11 +37,6 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     if signal.shape is None or not signal.wander.known:
         reason = ": pass a tensor" if signal.wander.known else ""
         raise NoTheoryError(f"no theory of how far inputs differ{reason}")
-    if math.prod(signal.shape) == layer.num_features:
-        raise ValueError(
-            f"{own_class(layer).__name__} in training mode needs more than one value per channel, "
-            f"but gets an input of shape {signal.shape}; call .eval() or pass more inputs"
-        )
     centred, rest = _centred(signal.summed_along(1))
     var = float(signal.second.mean()) * rest
     # Channels differ in their variance: E[1/var] of a χ² that has this relative variance.

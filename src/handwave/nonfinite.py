@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from handwave.flows import Flow, Node
 from handwave.moments import Moments
@@ -80,7 +81,7 @@ def _gradient_passes(flow: Flow, node: Node) -> bool | None:
 
 def _lost_inside(node: Node, row: Layer, largest: float) -> Lost:
     """Tell NaN that a function makes of finite numbers from sums that are too large."""
-    if node.module and not all(bool(p.isfinite().all()) for p in node.module.parameters()):
+    if node.module and not _weights_are_finite(node.module):
         text = f"its own weights are NaN or infinite: {_how_many(row.signal)} that it puts out are"
         return Lost(node, "not finite", text)
     if math.isnan(largest) and not node.multiplies:
@@ -88,6 +89,12 @@ def _lost_inside(node: Node, row: Layer, largest: float) -> Lost:
         return Lost(node, "not finite", text)
     text = f"its output leaves the range of {str(row.dtype).removeprefix('torch.')}"
     return Lost(node, "overflows", text)
+
+
+def _weights_are_finite(module: nn.Module) -> bool:
+    """Look at what a layer computes with: parameters, and what it has kept of other runs."""
+    held = (*module.parameters(), *module.buffers())
+    return all(bool(tensor.isfinite().all()) for tensor in held)
 
 
 def _lost_in_front(flow: Flow, node: Node, entering: Moments) -> Lost:

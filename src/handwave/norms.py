@@ -92,7 +92,7 @@ def restart(layer: Any, shape: tuple[int, ...] | None, of_sums: bool) -> Signal 
     Args:
         layer: any layer.
         shape: of its input, None where nobody knows.
-        of_sums: whether many products were summed right in front, which makes Gaussian units.
+        of_sums: whether products were summed right in front, which makes Gaussian units.
 
     Raises:
         ValueError: the layer would refuse an input of that shape.
@@ -108,11 +108,13 @@ def restart(layer: Any, shape: tuple[int, ...] | None, of_sums: bool) -> Signal 
     else:
         return None
     weight, bias = affine(layer)
+    wander, centred = replace(one_input(), known=False), law is not nn.RMSNorm
     # Where a mean is taken out, as much of it is known as all inputs have in common.
-    wander = replace(one_input(), known=False)
-    units = Units(wander, float(count), 2.0, known_mean=float(law is not nn.RMSNorm))
+    units = Units(wander, float(count), 2.0, known_mean=float(centred))
+    units = replace(units, **_settled(layer, count, shape))
     mean, second = number(bias.mean), number(weight.second_moment + bias.second_moment)
-    plain = of_sums and not weight.var and not bias.second_moment
+    plain = of_sums and centred and not weight.var and not bias.second_moment
+    plain = plain and (shape is not None or law not in BATCH_NORMS)
     function = same if plain else None
     after = Signal(shape, mean, second, bias.mean**2, wander, units, function, drawn=False)
     if law in sizes:
@@ -120,6 +122,14 @@ def restart(layer: Any, shape: tuple[int, ...] | None, of_sums: bool) -> Signal 
     else:
         check_channels(layer, int(count), after)
     return after
+
+
+def _settled(layer: Any, count: int, shape: tuple[int, ...] | None) -> dict[str, float]:
+    """Say of how many numbers at most a norm has settled the mean square, as `Units` has it."""
+    if own_class(layer) not in BATCH_NORMS:
+        numbers = count / getattr(layer, "num_groups", 1)
+        return {"of_inputs": 2 / max(numbers - 1, 1)}
+    return {"settled": 2 / max(math.prod(shape or ()) / count - 1, 1)}
 
 
 def affine(layer: Any) -> tuple[Moments, Moments]:
@@ -146,6 +156,11 @@ def check_channels(layer: nn.Module, channels: int, signal: Signal) -> None:
         raise ValueError(
             f"{law.__name__} is for {channels} channels along axis 1, "
             f"but gets an input of shape {shape}"
+        )
+    if law in BATCH_NORMS and by_batch(layer) and math.prod(shape) == channels:
+        raise ValueError(
+            f"{law.__name__} in training mode needs more than one value per channel, "
+            f"but gets an input of shape {shape}; call .eval() or pass more inputs"
         )
     signal.check_units(1, 1)
 
@@ -180,14 +195,18 @@ def _unlike(signal: Signal, wander: Wander, units: float, centred: bool = True) 
     """Return the relative variance of an input's mean square over some of its units, over draws.
 
     Of U Gaussian units whose positions have the likeness R, around their mean or not, it is in
-    proportion to (mean(R²) − mean(R)²/U)/(1 − mean(R)/U)², or mean(R²).
+    proportion to (mean(R²) − mean(R)²/U)/(1 − mean(R)/U)², or mean(R²). What a function made of
+    them has a mean, by which two positions are alike and yet vary independently.
     """
     if signal.sample is not None:
         return 0.0
+    lengths = signal.units.count / units * wander.drawn_lengths
+    if signal.base is not None:
+        alike = min(signal.moments.mean**2 / (signal.moments.second_moment or 1.0), 0.99) ** 2
+        return lengths * max(wander.of_inputs(torch.square) - alike, 0.0) / (1 - alike)
     mean = wander.of_inputs(torch.clone) / units if centred else 0.0
     square = wander.of_inputs(torch.square) - units * mean * mean
-    groups = signal.units.count / units
-    return groups * wander.drawn_lengths * square / max(1 - mean, 0.5) ** 2
+    return lengths * square / max(1 - mean, 0.5) ** 2
 
 
 def _inverse(wander: Wander, var: float, eps: float, unlike: float) -> float:

@@ -20,7 +20,7 @@ from handwave.running import (
     own_class,
     rows,
 )
-from handwave.shapes import shape_behind
+from handwave.shapes import as_written, shape_behind
 from handwave.signals import (
     Backward,
     NoTheoryError,
@@ -181,7 +181,7 @@ class _Walker:
     ) -> tuple[Signal | None, _Back]:
         own = self._name(module, name)
         after, law_back, note = self._law(module, own, signal)
-        self.behind_sum = is_sum(module)
+        self.behind_sum = _sums(module)
         place = len(self.rows)
         self.rows.append(_row(module, own, after, note))
 
@@ -227,6 +227,14 @@ class _Walker:
         call = self.calls[module] = self.calls.get(module, 0) + 1
         name = self.names.get(module, path or kind(module))
         return name + (f"#{call}" if call > 1 else "")
+
+
+def _sums(module: nn.Module) -> bool:
+    """Tell a layer that hands on sums of products, as they are."""
+    weight = getattr(module, "weight", None)
+    return (
+        is_sum(module) and as_written(module) and isinstance(weight, Tensor) and bool(weight.any())
+    )
 
 
 def _row(module: nn.Module, name: str, signal: Signal | None, note: str) -> Layer:

@@ -149,9 +149,11 @@ def watched(names: Mapping[nn.Module, str], watcher: Watcher) -> Iterator[None]:
         return watcher(module, name + (f"#{call}" if call > 1 else ""), args, kwargs, result)
 
     _keep_freed_memory()
-    bound = [(module, partial(hook, module, name)) for module, name in names.items()]
-    handles = [module.register_forward_hook(call, with_kwargs=True) for module, call in bound]
+    handles = []
     try:
+        for module, name in names.items():
+            bound = partial(hook, module, name)
+            handles.append(module.register_forward_hook(bound, with_kwargs=True))
         yield
     finally:
         for handle in handles:

@@ -12,19 +12,23 @@ from handwave.twins import twin
 
 Shape = tuple[int, ...]
 
+_LIBRARIES = ("torch.nn.", "transformers.pytorch_utils")
+
 
 def shape_behind(layer: nn.Module, shape: Shape | None) -> Shape | None:
     """Return the shape of a layer's output for inputs of one shape; None where nobody knows."""
-    if shape is None or isinstance(layer, NORMS):
+    if shape is None or not as_written(layer):
+        return None
+    if isinstance(layer, NORMS):
         return shape
     if is_sum(layer):
         weight, bias = (_empty(getattr(layer, name)) for name in ("weight", "bias"))
         assert weight is not None
         made = twin(layer, weight, bias)
-    elif _is_plain(layer):
-        made = copy.copy(layer)
-    else:
+    elif any(True for _ in (*layer.parameters(), *layer.buffers(), *layer.children())):
         return None
+    else:
+        made = copy.copy(layer)
     try:
         output = made.forward(torch.empty(shape, device="meta"))
     except (RuntimeError, TypeError, ValueError):  # it wants another shape, values, or more tensors
@@ -32,10 +36,11 @@ def shape_behind(layer: nn.Module, shape: Shape | None) -> Shape | None:
     return tuple(output.shape) if isinstance(output, Tensor) else None
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Tell torch's own layers that have nothing but options: what others do, nobody knows."""
-    own = own_class(layer).forward.__module__.startswith("torch.nn.")
-    return own and not any(True for _ in (*layer.parameters(), *layer.buffers(), *layer.children()))
+def as_written(layer: nn.Module) -> bool:
+    """Tell a layer that does what its author wrote: a library's own forward, and no hooks."""
+    forward = getattr(own_class(layer).forward, "__module__", None) or ""
+    hooks = layer._forward_hooks or layer._forward_pre_hooks
+    return forward.startswith(_LIBRARIES) and "forward" not in vars(layer) and not hooks
 
 
 def _empty(parameter: Tensor | None) -> Tensor | None:

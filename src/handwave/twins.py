@@ -12,5 +12,6 @@ def twin(layer: nn.Module, weight: Tensor | None, bias: Tensor | None = None) ->
     # An older weight_norm keeps a plain tensor there; and who patches a model, its forward.
     for name in ("weight", "forward"):
         made.__dict__.pop(name, None)
+    made.__dict__["_modules"] = {}
     made.__dict__["_parameters"] = {"weight": weight, "bias": bias}
     return made

@@ -112,7 +112,7 @@ def known_fans(layer: nn.Module) -> Fans | None:
 
 def is_conv1d(layer: nn.Module) -> bool:
     """Know transformers' linear layer with the weight (in, out), which GPT-2 is made of."""
-    return "nf" in vars(layer) and _is_called(layer, "Conv1D")
+    return _is_called(layer, "Conv1D") and hasattr(layer, "nf")
 
 
 def by_unit(layer: nn.Module, weight: Tensor) -> Tensor:
