@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -231,4 +232,13 @@ def test_numbers_lost_by_a_layers_own_weights_are_no_overflow(value):
     nets.unwritten(value)(model[2])
     (found,) = [each for each in audit(model, x).failures if each.layer == "2"]
     assert (found.verdict, found.cause) == ("not finite", "never initialised")
+    assert "its own weights are NaN or infinite" in found.sentence
+
+
+def test_numbers_lost_by_what_a_norm_has_kept_are_no_functions_fault():
+    torch.manual_seed(0)
+    norm: Any = nn.BatchNorm1d(64).eval()
+    norm.running_var[0] = math.nan
+    model = nn.Sequential(linear(64, 64), norm, linear(64, 8))
+    (found,) = [each for each in audit(model, batch()).failures if each.layer == "1"]
     assert "its own weights are NaN or infinite" in found.sentence

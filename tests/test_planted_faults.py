@@ -249,10 +249,11 @@ def test_a_gain_missing_everywhere_makes_a_deep_stack_vanish():
     [
         (torch.relu, nn.ReLU()),
         (lambda x: x.clamp(min=0), nn.ReLU()),
+        (lambda x: x.clip(0), nn.ReLU()),
         (F.gelu, nn.GELU()),
         (torch.tanh, nn.Tanh()),
     ],
-    ids=["relu", "clamp", "gelu", "tanh"],
+    ids=["relu", "clamp", "clip", "gelu", "tanh"],
 )
 def test_a_gain_is_missed_whether_the_activation_is_a_layer_or_a_function(called, layer):
     """Tanh keeps what it gets once that is small, and nothing is missing behind it."""

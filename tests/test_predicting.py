@@ -230,6 +230,59 @@ def test_what_is_behind_a_norm_is_gaussian_only_if_it_was_summed():
     assert trace["2"].note.startswith("no theory")
 
 
+def zeroed(layer):
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda _, args, output: output.relu())
+    return layer
+
+
+class Rectified(nn.Linear):
+    def forward(self, input):
+        return super().forward(input).relu()
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm"),
+    [
+        (zeroed(linear()), nn.LayerNorm(8)),
+        (hooked(linear()), nn.LayerNorm(8)),
+        (Rectified(8, 8), nn.LayerNorm(8)),
+        (linear(), nn.RMSNorm(8)),  # whose mean stays in
+        (nn.Identity(), nn.LayerNorm(8)),
+    ],
+    ids=["zeros", "hook", "own forward", "mean", "no sum"],
+)
+def test_what_a_norm_gets_from_no_plain_sum_is_not_taken_for_gaussian(layer, norm):
+    trace = hw.predict(nn.Sequential(nn.Softmax(-1), layer, norm, nn.ReLU()), torch.randn(4, 8))
+    assert trace["2"].signal.second_moment == pytest.approx(1.0)
+    assert trace["3"].note == "no theory: what enters is not Gaussian"
+
+
+def test_two_numbers_behind_a_norm_are_one_and_minus_one():
+    model = nn.Sequential(nn.Softmax(-1), nn.Linear(8, 2), nn.LayerNorm(2), nn.Tanh())
+    found = hw.predict(model, torch.randn(4, 8))["3"].signal.second_moment
+    assert found == pytest.approx(math.tanh(1.0) ** 2, rel=0.02)
+
+
+@pytest.mark.parametrize("wrapped", ["weight_norm", "spectral_norm"])
+def test_a_parametrized_convolution_is_known_by_the_weight_that_it_uses(wrapped):
+    layer = getattr(nn.utils.parametrizations, wrapped)(nn.Conv2d(3, 64, 3))
+    x = torch.randn(8, 3, 8, 8)
+    expected = hw.measure(layer, x).layers[0].signal.second_moment
+    # 64 units: 20 % are 5 standard deviations, as the weights' mean square is known.
+    assert hw.predict(layer, x).layers[0].signal.second_moment == pytest.approx(expected, rel=0.2)
+
+
+def test_a_batch_norm_of_one_number_behind_pooling_is_refused():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8))
+    with pytest.raises(ValueError, match="2: BatchNorm2d in training mode needs more than one"):
+        hw.predict(model, torch.randn(1, 3, 8, 8))
+
+
 def test_a_norm_that_would_refuse_what_pooling_hands_on_is_named():
     model = nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(4))
     with pytest.raises(ValueError, match="1: BatchNorm2d is for 4 channels along axis 1"):

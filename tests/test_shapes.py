@@ -1,5 +1,7 @@
 """The shape behind a layer, without running it, is the one that a run has."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -37,11 +39,27 @@ class Own(nn.Module):
         raise AssertionError("nobody's forward is called but torch's")
 
 
+class Lora(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.low = nn.Parameter(torch.zeros(sizes[0], 1))
+
+    def forward(self, input):
+        return super().forward(input) + input @ self.low
+
+
+class Flat(nn.BatchNorm2d):
+    def forward(self, input):
+        return super().forward(input).flatten(1)
+
+
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
         (nn.ReLU(), None),
         (Own(), ROWS),
+        (Lora(6, 6), ROWS),
+        (Flat(4), IMAGES),
         (nn.LSTM(6, 4), ROWS),
         (nn.MaxUnpool2d(2), IMAGES),  # it wants two tensors
         (nn.MaxPool2d(9), IMAGES),  # larger than the image
@@ -54,8 +72,13 @@ def test_of_what_nobody_knows_it_says_so(layer, shape):
     assert shape_behind(layer, shape) is None
 
 
-def test_hooks_are_left_alone():
-    called, layer = [], nn.MaxPool2d(2)
-    layer.register_forward_hook(lambda *_: called.append("hook"))
-    shape_behind(layer, IMAGES)
-    assert not called
+def test_what_a_hook_makes_of_it_nobody_knows():
+    layer = nn.MaxPool2d(2)
+    layer.register_forward_hook(lambda _, args, output: output.flatten(1))
+    assert shape_behind(layer, IMAGES) is None
+
+
+def test_a_forward_of_its_own_is_not_called():
+    layer: Any = nn.MaxPool2d(2)
+    layer.forward = Own().forward
+    assert shape_behind(layer, IMAGES) is None
