@@ -22,6 +22,9 @@ from handwave_site.pages import find_pages
 
 ROOT = Path(__file__).parent
 
+# Looked through for doctests, its program would draw pictures into the current folder.
+collect_ignore = ["docs/assets"]
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -164,3 +164,18 @@ def test_importing_the_library_stays_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] False"
+
+
+def test_looking_for_tests_runs_no_program_of_the_site(tmp_path):
+    # Where doctests are looked for, modules are imported: one that draws would leave its pictures.
+    root = SRC.parent
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    found = subprocess.run(
+        [*command, "-c", str(root / "pyproject.toml"), f"--rootdir={root}", str(root / "docs")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout
+    assert not [path.name for path in tmp_path.iterdir() if path.is_file()]
