@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from handwave.copies import Copies
-from handwave.running import same_bits
+from handwave.restoring import same_bits
 
 TENSORS = [
     torch.tensor([1.0, -0.0, float("nan"), float("inf")]),

@@ -27,6 +27,7 @@ ORDER = [
     "tables",
     "traces",
     "running",
+    "restoring",
     "differentiating",
     "measuring",
     "cumulants",

@@ -14,7 +14,8 @@ from handwave.flows import Ends, Facts, Flow, Node
 from handwave.measuring import Seen, record
 from handwave.moments import Moments
 from handwave.reports import Finding, Report
-from handwave.running import Inputs, check_model, floating, nothing_left_behind
+from handwave.restoring import nothing_left_behind
+from handwave.running import Inputs, check_model, floating
 from handwave.streams import Streams
 from handwave.traces import Layer, Trace
 from handwave.verdicts import verdicts

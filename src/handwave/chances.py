@@ -8,9 +8,6 @@ from handwave.wandering import Wander
 # Of what a settled size explains, two numbers from a sample of pairs do not cancel better.
 _UNKNOWN_AT_LEAST = 0.25
 
-# Where a norm has settled the rest, at least this share of the whole is left to chance.
-_OF_SPREAD = 0.01
-
 # Mean square likeness up to which its third power is followed: beyond, too few numbers make it.
 _MOST_SKEWED = 0.2
 
@@ -38,12 +35,10 @@ def left_open(
     known = max(known / 2 - share * share - 2 * share * known_mean, 0.0)
     square = 2 * shaping.slope**2 * max(whole - known, 0.0) / (1 - share) ** 2
     beyond = seen.mean(lambda likeness: shaping.beyond(likeness, seen.noise), shaping.growth)
-    if not settled:
-        return line + square + beyond
-    beyond = max(beyond - _of_size(seen, shaping), _UNKNOWN_AT_LEAST * beyond)
-    # Odd powers of likeness may well cancel in a sample of pairs; in all of them they do not.
-    spread = seen.mean(lambda likeness: shaping.spread(likeness, seen.noise), 2 * shaping.slope)
-    return max(line + square + beyond + _of_skew(seen, shaping, settled), _OF_SPREAD * spread)
+    if settled:
+        beyond = max(beyond - _of_size(seen, shaping), _UNKNOWN_AT_LEAST * beyond)
+        beyond += _of_skew(seen, shaping, settled)
+    return line + square + beyond
 
 
 def _of_skew(seen: Wander, shaping: Shaping, settled: float) -> float:

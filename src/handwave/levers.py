@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from handwave.running import same_bits
+from handwave.restoring import same_bits
 from handwave.weights import fans
 
 # Bytes from the first to behind the last, and the device on which they are.

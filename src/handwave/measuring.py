@@ -13,6 +13,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from handwave.differentiating import apart, catch, differentiable, scalar, unit_gradient
 from handwave.moments import Moments
+from handwave.restoring import nothing_left_behind
 from handwave.running import (
     Inputs,
     arguments,
@@ -20,7 +21,6 @@ from handwave.running import (
     eager,
     floating,
     kind,
-    nothing_left_behind,
     rows,
     watched,
 )

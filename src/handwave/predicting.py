@@ -11,12 +11,12 @@ from handwave.batch_norms import kept_before
 from handwave.laws import apply_law
 from handwave.moments import Moments
 from handwave.norms import restart
+from handwave.restoring import nothing_left_behind
 from handwave.running import (
     Inputs,
     arguments,
     check_model,
     kind,
-    nothing_left_behind,
     own_class,
     rows,
 )

@@ -22,6 +22,7 @@ from handwave.parts import (
     of_projection,
 )
 from handwave.repairs import Repair, Row
+from handwave.restoring import nothing_left_behind
 from handwave.running import (
     Inputs,
     arguments,
@@ -29,8 +30,7 @@ from handwave.running import (
     eager,
     floating,
     kind,
-    nothing_left_behind,
-    own_class,
+    of_a_library,
     rows,
     watched,
 )
@@ -42,9 +42,6 @@ _NEAR = 1e-5
 _AT_TARGET = "at target"
 _COMPUTED = "its weight is computed from others"
 _REWRITTEN = "the model writes its weight as it runs"
-
-# Layers whose forward is nobody else's keep what their formula says.
-_FORMULAS = ("torch.nn.", "transformers.pytorch_utils")
 
 
 def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool = True) -> Repair:
@@ -280,9 +277,8 @@ def _part(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Part:
 
 
 def _has_formula(module: nn.Module) -> bool:
-    """Know a layer whose class, instance and hooks leave its forward as its author wrote it."""
-    own = "forward" in vars(module) or len(module._forward_hooks) > 1  # one is ours
-    return own_class(module).__module__.startswith(_FORMULAS) and not own
+    """Know a layer that keeps what its formula says: nobody else's forward, and no hooks."""
+    return of_a_library(module) and len(module._forward_hooks) <= 1  # one is ours
 
 
 def _projected(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> list[Tensor]:

@@ -1,16 +1,12 @@
-"""Run a model under watch: know its layers by name, and leave nothing behind."""
+"""Run a model under watch, and know its layers by name."""
 
-import random
 import sys
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from functools import partial
-from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -25,17 +21,11 @@ Watcher = Callable[[nn.Module, str, tuple[Any, ...], dict[str, Any], Any], Any]
 # Wrappers put these between a module's name and its owner's.
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
 
-# Attributes of these types, and of no class that may do more than they do, get their contents
-# back; a module's parameters, buffers, children and hooks are among them.
-_CONTAINERS = (list, dict, OrderedDict, defaultdict, set, deque)
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Whose layers do what their formulas say.
+_LIBRARIES = ("torch.nn.", "transformers.pytorch_utils")
 
 # The largest block that glibc learns from: see `_keep_freed_memory`.
 _LARGEST = (1 << 25) - (1 << 13)
-
-# Integers as wide as an entry: two tensors are the same bit for bit if these are equal.
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -122,6 +112,11 @@ def own_class(module: nn.Module) -> type[nn.Module]:
     return made.__mro__[1] if parametrize.is_parametrized(module) else made
 
 
+def of_a_library(module: nn.Module) -> bool:
+    """Know a layer whose class and instance leave its forward as a library's author wrote it."""
+    return own_class(module).__module__.startswith(_LIBRARIES) and "forward" not in vars(module)
+
+
 def floating(value: Any) -> Iterator[Tensor]:
     """Find the floating tensors in what a module takes or returns, first ones first."""
     if isinstance(value, Tensor):
@@ -181,122 +176,3 @@ def _is_compiled(module: nn.Module) -> bool:
     """See whether a module, its forward or what it holds came out of torch.compile."""
     parts = (module.forward, *vars(module).values())
     return any(hasattr(part, "_torchdynamo_orig_callable") for part in parts)
-
-
-@contextmanager
-def nothing_left_behind(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
-    """Bring back everything in and around the model that a run may change.
-
-    Bit for bit: parameters, buffers and other tensors that are attributes (the objects, their
-    values, gradients and flags), every other attribute of every module, with the contents of
-    its lists, dicts and sets, and the states of random generators.
-
-    Yields:
-        A copy of every tensor that the run may write in, as it is now.
-    """
-    values: dict[Tensor, Tensor] = {}
-    with ExitStack() as stack:
-        stack.callback(random.setstate, random.getstate())
-        stack.callback(np.random.set_state, np.random.get_state())
-        stack.callback(torch.set_rng_state, torch.get_rng_state())
-        if torch.cuda.is_initialized():
-            stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-        modules = list(model.modules())
-        anything = _may_do_anything(modules)
-        held = {id(t): (t, m) for m in modules for t in _tensors(vars(m), anything)}
-        for tensor, module in held.values():
-            # torch's own forwards write in buffers only, but for an embedding with max_norm;
-            # copying every weight of a large model is kept for models that may do anything.
-            own = not anything and getattr(module, "max_norm", None) is None
-            written = not (own and isinstance(tensor, nn.Parameter))
-            if written:
-                values[tensor] = tensor.detach().clone()
-            stack.callback(_remembered(tensor, values.get(tensor)))
-        stack.callback(_all, [_attributes(vars(module)) for module in modules])
-        yield values
-
-
-def _all(put_back: list[Callable[[], None]]) -> None:
-    """Call each; a callback for each would cost more than what it does."""
-    for each in put_back:
-        each()
-
-
-def _may_do_anything(modules: list[nn.Module]) -> bool:
-    """Tell code that is neither torch's nor ours: a class, or a hook."""
-    classes = map(own_class, {type(module): module for module in modules}.values())
-    hooks = (vars(module)[name] for module in modules for name in _HOOKS)
-    codes = (*classes, *chain.from_iterable(found.values() for found in hooks))
-    known = ("torch.nn.", "handwave.")
-    return not all((getattr(code, "__module__", None) or "").startswith(known) for code in codes)
-
-
-def _tensors(attributes: dict[str, Any], everywhere: bool) -> Iterator[Tensor]:
-    """Find the tensors that a module holds: parameters, buffers, and attributes if asked."""
-    holders = [attributes["_parameters"], attributes["_buffers"]]
-    if everywhere:
-        holders += [attributes, *(v for v in attributes.values() if type(v) in _CONTAINERS)]
-    for holder in holders:
-        for value in holder.values() if isinstance(holder, Mapping) else holder:
-            if isinstance(value, Tensor):
-                yield value
-
-
-def _attributes(attributes: dict[str, Any]) -> Callable[[], None]:
-    """Remember a module's attributes, and what its containers contain."""
-    before = dict(attributes)
-    # Most are empty, and a model has a dozen of them for every module.
-    contents = [(v, v.copy() if v else None) for v in before.values() if type(v) in _CONTAINERS]
-    generators = [(v, v.get_state()) for v in before.values() if type(v) is torch.Generator]
-
-    def put_back() -> None:
-        attributes.clear()
-        attributes.update(before)
-        for container, content in contents:
-            if container:
-                container.clear()
-            if content:
-                add = container.extend if isinstance(container, list | deque) else container.update
-                add(content)
-        for generator, state in generators:
-            generator.set_state(state)
-
-    return put_back
-
-
-def _remembered(tensor: Tensor, value: Tensor | None) -> Callable[[], None]:
-    """Remember one tensor: its memory, its value if that may be written in, gradient and flag."""
-    memory, leaf, requires_grad = tensor.detach(), tensor.is_leaf, tensor.requires_grad
-    grad = tensor.grad if leaf else None  # torch warns of reading the other's
-    grad_value = None if value is None or grad is None else grad.detach().clone()
-
-    def put_back() -> None:
-        if leaf and not tensor.is_leaf:  # a sum with a gradient was written in it
-            tensor.detach_()
-        if not tensor.is_set_to(memory):
-            tensor.data = memory
-        _write(memory, value)
-        if leaf:
-            if tensor.requires_grad != requires_grad:
-                tensor.requires_grad_(requires_grad)
-            if grad is not None:
-                _write(grad.detach(), grad_value)
-            tensor.grad = grad
-
-    return put_back
-
-
-def _write(tensor: Tensor, value: Tensor | None) -> None:
-    """Write back what changed, and only that: memory that repeats itself cannot be written."""
-    if value is not None and not same_bits(tensor, value):
-        tensor.copy_(value)
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Compare two tensors of a dtype, NaN and the sign of zero included."""
-    if one.layout != torch.strided:
-        return False
-    if one.is_complex():
-        one, other = torch.view_as_real(one), torch.view_as_real(other)
-    integers = _BITS[one.element_size()]
-    return torch.equal(one.view(integers), other.view(integers))

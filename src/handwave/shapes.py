@@ -6,13 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from handwave.norms import NORMS
-from handwave.running import own_class
+from handwave.running import of_a_library
 from handwave.sums import is_sum
 from handwave.twins import twin
 
 Shape = tuple[int, ...]
-
-_LIBRARIES = ("torch.nn.", "transformers.pytorch_utils")
 
 
 def shape_behind(layer: nn.Module, shape: Shape | None) -> Shape | None:
@@ -38,9 +36,7 @@ def shape_behind(layer: nn.Module, shape: Shape | None) -> Shape | None:
 
 def as_written(layer: nn.Module) -> bool:
     """Tell a layer that does what its author wrote: a library's own forward, and no hooks."""
-    forward = getattr(own_class(layer).forward, "__module__", None) or ""
-    hooks = layer._forward_hooks or layer._forward_pre_hooks
-    return forward.startswith(_LIBRARIES) and "forward" not in vars(layer) and not hooks
+    return of_a_library(layer) and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _empty(parameter: Tensor | None) -> Tensor | None:

@@ -1,7 +1,7 @@
 """What an elementwise function does to how alike two Gaussian points are: Hermite series."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -94,9 +94,7 @@ class Shaping:
         """Return what the series of the spread have beyond the square of ρ, noise included."""
         rest = self.squares.clone()
         rest[:3] = 0
-        rho = self.correlation(old)
-        bent = _series(_derivative(_derivative(rest)), rho) / (1 - self.mean_share) ** 2
-        return (_series(rest, rho) + bent * noise / 2) / self.second**2
+        return replace(self, squares=rest).spread(old, noise)
 
     def steepness(self, old: Tensor) -> Tensor:
         """Return the factor on a small error of the likeness."""

@@ -15,11 +15,8 @@ _ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
 # Underscores left out, torch's functions are named as its modules: F.leaky_relu, x.relu_(). A ReLU
 # may also be written x.clamp(min=0).
-_ACTIVATIONS = {name.lower() for name in nn.modules.activation.__all__} | {
-    "clamp",
-    "clampmin",
-    "clip",
-}
+_ACTIVATIONS = {name.lower() for name in nn.modules.activation.__all__}
+_ACTIVATIONS |= {"clamp", "clampmin", "clip"}
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from handwave.chances import left_open
 from handwave.shaping import Shaping
-from handwave.wandering import Wander
+from handwave.wandering import ITSELF, Wander
 
-_ONE = torch.ones((), dtype=torch.float64)  # how alike a point and itself are
+# Where a norm has settled the rest, at least this share of the whole is left to chance: odd powers
+# of likeness may well cancel in a sample of pairs; in all of them they do not.
+_LEFT_AT_LEAST = 0.01
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Units:
         before, slope = self.wander, shaping.slope
         spread = before.mean(lambda likeness: shaping.spread(likeness, before.noise), 2 * slope)
         fresh = left * left_open(before, shaping, self.known, self.known_mean, self.settled)
+        if self.settled:
+            fresh = max(fresh, _LEFT_AT_LEAST * spread)
         after = before.scaled(slope).plus(fresh / self.count / self.phases)
         after = after.plus(self.unsure**2 * shaping.fourth)
         after = self._of_all_phases(after, shaping.mean_share).mapped(shaping.likeness)
@@ -105,11 +109,11 @@ class Units:
         """
         spread, fresh = common
         if not self.of_inputs:
-            return max(float(shaping.spread(_ONE, 0.0)) - spread, 0.0)
+            return max(float(shaping.spread(ITSELF, 0.0)) - spread, 0.0)
         # Of each input, the square and what is known of the line are settled.
         mean = max(self.wander.mean(torch.clone, power=1.0), 1e-9)
         line = shaping.tilt * (1 - min(self.known_mean / mean, 1.0))
-        return max(left * (line + float(shaping.beyond(_ONE, 0.0))) - fresh, 0.0)
+        return max(left * (line + float(shaping.beyond(ITSELF, 0.0))) - fresh, 0.0)
 
     def _of_all_phases(self, wander: Wander, mean_share: float) -> Wander:
         """Let pairs of points that meet different weights have their mean in common alone."""

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from handwave.cumulants import Cumulants, of_log_gamma, quantile
 
+# How alike a point and itself are.
+ITSELF = torch.ones((), dtype=torch.float64)
+
 
 @dataclass(frozen=True)
 class Wander:
@@ -56,10 +59,9 @@ class Wander:
             fn: of the likeness.
             power: with which fn grows where a point is longer than others.
         """
-        one = torch.ones((), dtype=torch.float64)
         longer = float((self.same.clamp_min(0) ** power).mean())
         within = self.inputs - self.share
-        alone = self.share * float(fn(one)) * longer
+        alone = self.share * float(fn(ITSELF)) * longer
         beside = within * float(fn(self.within).mean()) if within > 0 else 0.0
         return alone + beside + (1 - self.inputs) * float(fn(self.far).mean())
 
@@ -108,8 +110,7 @@ class Wander:
     def of_inputs(self, fn: Callable[[Tensor], Tensor]) -> float:
         """Average a function of the likeness over all pairs of positions of one input."""
         share = 1 / self.far[0].numel()
-        one = float(fn(torch.ones((), dtype=torch.float64)))
-        return share * one + (1 - share) * float(fn(self.within).mean())
+        return share * float(fn(ITSELF)) + (1 - share) * float(fn(self.within).mean())
 
     def scaled(self, slope: float) -> "Wander":
         """Put a power law behind the second moment: its log is multiplied."""
