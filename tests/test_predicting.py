@@ -210,8 +210,8 @@ def block(before, after):
     return nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()
 
 
-def test_behind_pooling_prediction_goes_on_at_the_next_norm_through_convolutions():
-    model = nn.Sequential(*block(3, 64), nn.MaxPool2d(2), *block(64, 64), *block(64, 64))
+def test_behind_what_it_does_not_know_prediction_goes_on_at_the_next_norm_through_convolutions():
+    model = nn.Sequential(*block(3, 64), nn.LPPool2d(2, 2), *block(64, 64), *block(64, 64))
     x = torch.randn(8, 3, 8, 8)
     trace, found = hw.predict(model, x), hw.measure(model, x)
     assert [row.name for row in trace if row.note] == ["3", "4"]
@@ -224,7 +224,7 @@ def test_behind_pooling_prediction_goes_on_at_the_next_norm_through_convolutions
 
 
 def test_what_is_behind_a_norm_is_gaussian_only_if_it_was_summed():
-    pooled = nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(3), nn.ReLU())
+    pooled = nn.Sequential(nn.LPPool2d(2, 2), nn.BatchNorm2d(3), nn.ReLU())
     trace = hw.predict(pooled, torch.randn(8, 3, 8, 8))
     assert trace["1"].signal.second_moment == 1.0
     assert trace["2"].note.startswith("no theory")

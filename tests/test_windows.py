@@ -35,7 +35,7 @@ def seen_places(layer, sizes):
 def test_two_windows_have_in_common_what_both_see(name):
     layer, sizes = LAYERS[name], (7, 7)
     seen = seen_places(layer, sizes)
-    pairs = [a @ b for a, b in itertools.permutations(seen, 2)]
+    pairs = [a @ b for a, b in itertools.product(seen, repeat=2)]  # of two images, one place too
     common = float(torch.stack(pairs).mean()) / float(seen.sum(1).mean())
     windows = Windows(layer, sizes, 1.0)
     # Of images that are the same number everywhere; as many pairs as there are shifts.
@@ -65,9 +65,12 @@ def test_windows_of_a_group_are_as_alike_as_their_products_say(groups):
     points = seen.reshape(2, groups, -1, 25).permute(1, 0, 3, 2).flatten(1, 2)
     gram = points @ points.mT
     size = gram.diagonal(dim1=1, dim2=2).mean()
-    assert found == pytest.approx(
-        (float(gram.mean() / size), float(gram.square().mean() / size**2)), rel=1e-9
-    )
+    assert found
+    mean, square, within = found
+    assert mean == pytest.approx(float(gram.mean() / size), rel=1e-9)
+    assert square == pytest.approx(float(gram.square().mean() / size**2), rel=1e-9)
+    images = gram.reshape(groups, 2, 25, 2, 25).diagonal(dim1=1, dim2=3)
+    assert within == pytest.approx(float(images.mean() / size), rel=1e-9)
 
 
 def test_a_gradient_goes_back_through_windows_also_in_inference_mode():

@@ -5,24 +5,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from handwave.inverses import inverse as inverse_of
 from handwave.moments import Moments
 from handwave.norms import (
-    BATCH_NORMS,
     ROUNDING,
     Scale,
     by_batch,
     check_channels,
-    inverse_of_gamma,
     normalized,
 )
-from handwave.running import own_class
+from handwave.pairs import moved, neighbours
 from handwave.signals import Backward, NoTheoryError, Signal
-from handwave.sums import is_sum
 from handwave.units import Units
 from handwave.wandering import Wander, one_input
-from handwave.weights import fans
 
 # How well it is known what a settled size had varied by, relative: lengths before and after a
 # mean is taken out differ, and those of positions at an edge differ more.
@@ -39,9 +36,9 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         raise NoTheoryError(f"no theory of how far inputs differ{reason}")
     centred, rest = _centred(signal.summed_along(1))
     var = float(signal.second.mean()) * rest
-    # Channels differ in their variance: E[1/var] of a χ² that has this relative variance.
+    # Channels differ in their variance.
     unlike = replace(centred, noise=signal.units.wander.noise).of_one_unit
-    inverse, luck = inverse_of_gamma(var, layer.eps, unlike)
+    inverse, luck = inverse_of(var, layer.eps, unlike, _rank(signal))
     # Each channel has its own mean, from which positions at an edge are further away.
     square = centred.same.mean(0) if signal.second.numel() > 1 else None
     scale = Scale(var, layer.eps, 1 / signal.wander.share, inverse, unlike, square=square)
@@ -51,6 +48,17 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     centred = replace(centred, cumulants=cumulants).plus(luck[1] / layer.num_features)
     after, back = normalized(layer, signal, centred, scale)
     return replace(after, units=_of_one_size(signal, after, rest)), back
+
+
+def _rank(signal: Signal) -> float | None:
+    """Return of how many squares a channel's variance is the sum; None behind an activation.
+
+    These are no more than there are points around their mean, and no more than weights.
+    """
+    if signal.base is not None:
+        return None
+    weights = 2 * signal.units.phases / max(signal.units.known, ROUNDING)
+    return min(1 / signal.wander.share - 1, weights)
 
 
 def _of_one_size(signal: Signal, after: Signal, rest: float) -> Units:
@@ -84,8 +92,15 @@ def _centred(wander: Wander) -> tuple[Wander, float]:
     far, within = (
         _centred_twice(part, own, lengths) / rest for part in (wander.far, wander.within)
     )
-    aligned, near = ((part - shared) / rest for part in (wander.aligned, wander.near))
+    aligned = (wander.aligned - 2 * own + shared) / rest
+    near = (wander.near - own - _beside(own, len(wander.near)) + shared) / rest
     return replace(wander, same=same, far=far, aligned=aligned, near=near, within=within), rest
+
+
+def _beside(own: Tensor, pairs: int) -> Tensor:
+    """Return what the neighbour of each position has in common with all; (pairs, *map)."""
+    kinds = neighbours(pairs, own.dim()).tolist() if own.dim() else [[]] * pairs
+    return torch.stack([moved(own, kind) for kind in kinds])
 
 
 def _centred_twice(far: Tensor, own: Tensor, lengths: float) -> Tensor:
@@ -100,16 +115,6 @@ def _centred_twice(far: Tensor, own: Tensor, lengths: float) -> Tensor:
     known = float(own.var(correction=0)) + 2 * lengths
     kept = max(1 - known / (float(left.square().mean()) or 1.0), 0.0)
     return left * math.sqrt(kept)
-
-
-def kept_before(layer: nn.Module, following: nn.Module) -> float:
-    """Return what is left of a layer's input gradient if a norm over the batch follows at once.
-
-    A unit of large weights has a large variance, by which the norm divides its gradient: of
-    E[|w|²/var], E[|w|²]·E[1/var] leaves out −Cov(|w|², var) = −2/fan_in, relative.
-    """
-    follows = own_class(following) in BATCH_NORMS and by_batch(following)
-    return 1 - 2 / max(fans(layer).fan_in, 4.0) if follows and is_sum(layer) else 1.0
 
 
 def _by_buffers(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
@@ -130,7 +135,7 @@ def _by_buffers(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         signal, mean=mean, second=second, function=_scaled(signal, slope.mean) if plain else None,
         wander=wander,
         common=slope.mean**2 * signal.common + 2 * slope.mean * offset.mean * signal.moments.mean
-        + offset.mean**2, sample=None, base=signal.base or signal,
+        + offset.mean**2, sample=None, base=signal.base or signal, largest=None,
     )  # fmt: skip
     return after, lambda gradient: gradient * slope.second_moment
 

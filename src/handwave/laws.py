@@ -15,10 +15,12 @@ from handwave.batch_norms import batch_norm
 from handwave.moments import Moments
 from handwave.norms import BATCH_NORMS, group_norm, layer_norm, rms_norm
 from handwave.panels import of_each
+from handwave.pooling import POOLINGS, pool
+from handwave.positions import shaped
 from handwave.quadrature import Elementwise
 from handwave.running import own_class
 from handwave.settling import left, settle
-from handwave.signals import Backward, NoTheoryError, Signal, number, of_input, shaping
+from handwave.signals import Backward, Feedback, NoTheoryError, Signal, number, of_input, shaping
 from handwave.sums import CONVOLUTIONS, convolution, embedding, linear
 from handwave.weights import is_conv1d
 
@@ -56,7 +58,13 @@ def _law_of(layer: nn.Module) -> Law | None:
 
 
 def activation(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
-    """Put a function on Gaussian units, by quadrature; on the model's own input, as it stands."""
+    """Put a function on Gaussian units, by quadrature; on the model's own input, as it stands.
+
+    On the largest of windows, as if it came before these were taken: a rising function does not
+    change which one is the largest.
+    """
+    if signal.largest:
+        return _on_largest(layer, *signal.largest)
     try:
         bare = _without_hooks(layer)
         value, slope = elementwise(bare)[0], elementwise(bare, derivative=True)[0]
@@ -71,6 +79,28 @@ def activation(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
         # What torch says of a probe that it cannot take tells nothing about the signal.
         reason = "" if error.__cause__ else f": {error}"
         raise NoTheoryError(f"no theory{reason}") from error
+
+
+def _on_largest(layer: nn.Module, pooling: nn.Module, before: Signal) -> tuple[Signal, Backward]:
+    """Put a function on all positions first, and take the largest of each window then."""
+    after, back = activation(layer, before)
+    largest = pool(pooling, after)[0]  # it says which slopes there are
+
+    def through(gradient: Tensor) -> Tensor | None:
+        factor = back(number(1.0))
+        return None if factor is None else gradient * factor.mean()
+
+    return largest, through
+
+
+def slope_of(layer: nn.Module) -> Elementwise | None:
+    """Return the derivative of a layer that is a function of each entry, None of any other."""
+    if _law_of(layer) or any(True for _ in (*layer.parameters(), *layer.buffers())):
+        return None
+    try:
+        return elementwise(_without_hooks(layer), derivative=True)[0]
+    except (TypeError, ValueError):
+        return None
 
 
 def _without_hooks(layer: nn.Module) -> nn.Module:
@@ -92,16 +122,23 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
     series = shaping(function, base)
     law = base.moments
     rho = (base.common - law.mean**2) / law.var if law.var else 0.0
+    wander = base.units.through(series, left(function, law, base.units.of_inputs))
+    if base.units.wander.known:
+        seen = base.units.met(base.units.wander, series.mean_share)
+        inside = shaped(seen, function, base, float(second.mean()))
+        wander = replace(wander, near=inside.near, within=inside.within)
     after = replace(
         signal,
         mean=mean,
         second=second,
         common=series.product(max(-1.0, min(rho, 1.0))),
-        wander=base.units.through(series, left(function, law, base.units.of_inputs)),
+        wander=wander,
         function=function,
         base=base,
+        taken=0.0,
+        feedback=(feedback := Feedback()),
     )
-    return after, lambda gradient: gradient * factor
+    return after, lambda gradient: gradient * (factor * feedback.steeper)
 
 
 def _on_sample(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[Signal, Backward]:
@@ -137,7 +174,8 @@ def dropout(layer: nn.Dropout, signal: Signal) -> tuple[Signal, Backward]:
         return unchanged(layer, signal)
     if not kept:
         nothing = replace(signal, mean=number(0.0), second=number(0.0), common=0.0)
-        return replace(nothing, function=None, sample=None), lambda gradient: 0 * gradient
+        nothing = replace(nothing, function=None, sample=None, largest=None)
+        return nothing, lambda gradient: 0 * gradient
     wander = signal.wander
     # Two points have masks of their own; a point with itself has one.
     thinned = replace(wander.mapped(lambda likeness: likeness * kept), same=wander.same)
@@ -147,6 +185,7 @@ def dropout(layer: nn.Dropout, signal: Signal) -> tuple[Signal, Backward]:
         wander=thinned.plus((1 / kept - 1) * _concentration(layer, signal)),
         function=None,
         sample=None,
+        largest=None,
     )
     return after, lambda gradient: gradient / kept
 
@@ -179,7 +218,7 @@ def reshape(layer: nn.Flatten, signal: Signal) -> tuple[Signal, Backward]:
     axis = signal.unit_axis
     axis = dims - 1 if axis is None else axis
     if end < axis or start == end:
-        return replace(signal, shape=shape), lambda gradient: gradient
+        return replace(signal, shape=shape, largest=None), lambda gradient: gradient
     if start > axis or end < dims - 1:
         raise NoTheoryError("no theory: it merges positions, and leaves the units apart")
     positions = math.prod(signal.shape[start:]) // signal.shape[axis]
@@ -200,6 +239,7 @@ _LAWS: dict[type[nn.Module], Law] = {
     **dict.fromkeys(CONVOLUTIONS, convolution),
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), dropout),
     **dict.fromkeys(BATCH_NORMS, batch_norm),
+    **dict.fromkeys(POOLINGS, pool),
     nn.LayerNorm: layer_norm,
     nn.GroupNorm: group_norm,
     nn.RMSNorm: rms_norm,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handwave.inverses import inverse
 from handwave.moments import Moments
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal, number, same
@@ -50,13 +51,23 @@ class Scale:
 
     @property
     def slope(self) -> float | None:
-        """Return what a gradient's square is multiplied by; None where it has no expectation.
+        """Return what a gradient's square is multiplied by; None where it has no expectation."""
+        known = self.unlike <= _MOST_UNLIKE and self.left > 0
+        return self.inverse * self.left if known else None
 
-        The mean and, but for eps, the direction of the signal are taken out of the gradient.
+    @property
+    def left(self) -> float:
+        """Return what is left of the square of a gradient that has nothing to do with the signal.
+
+        The mean and, but for eps, the direction of the signal are taken out of it.
         """
+        return 1 - (self.centred + self.along) / self.count
+
+    @property
+    def along(self) -> float:
+        """Return how much of the signal's direction is taken out: all but for eps."""
         lost = self.eps * self.inverse
-        left = 1 - (self.centred + 1 - lost * lost) / self.count
-        return self.inverse * left if self.unlike <= _MOST_UNLIKE and left > 0 else None
+        return 1 - lost * lost
 
 
 def layer_norm(layer: nn.LayerNorm, signal: Signal) -> tuple[Signal, Backward]:
@@ -213,26 +224,8 @@ def _inverse(wander: Wander, var: float, eps: float, unlike: float) -> float:
     """Return E[1/(v + eps)], v being var on average over inputs and draws."""
     # Of what all inputs have in common, what these units make is in there.
     before = max(wander.cumulants[1] - wander.drawn_lengths + wander.lengths, 0.0)
-    mean, _ = inverse_of_gamma(var, eps, unlike + before)
+    mean, _ = inverse(var, eps, unlike + before)
     return mean * wander.inverse_square(var, eps) * (var + eps)
-
-
-def inverse_of_gamma(var: float, eps: float, unlike: float) -> tuple[float, tuple[float, float]]:
-    """Follow 1/(v + eps) of one channel, v as Gamma around var.
-
-    Returns:
-        Its expectation; and its relative variance, in proportion to v and besides that.
-    """
-    if not var > 0 or unlike < ROUNDING:
-        return 1 / ((var + eps) or math.inf), (0.0, 0.0)
-    low, high = -12 * math.sqrt(unlike) - 40 * unlike, 12 * math.sqrt(unlike)
-    logs = torch.linspace(low, min(high, 6.0), 4000, dtype=torch.float64)
-    weights = torch.softmax((logs - logs.exp()) / unlike, dim=0)  # of log(v/var)
-    inverse = 1 / (var * logs.exp() + eps)
-    mean = float(weights @ inverse)
-    off = inverse / mean - 1
-    with_v = float(weights @ (off * logs.exp())) ** 2 / unlike
-    return mean, (with_v, max(float(weights @ off.square()) - with_v, 0.0))
 
 
 def _of_unit_length(wander: Wander) -> Wander:
@@ -259,14 +252,6 @@ def normalized(layer: Any, signal: Signal, wander: Wander, scale: Scale) -> tupl
     # What is left of the wandering: that of what eps takes away, and rounding.
     unsure = max(_INVERSE_ERROR, _UNLIKE_ERROR * scale.unlike)
     wander = wander.scaled(lost).plus((unsure * lost) ** 2 + ROUNDING**2)
-    # Of plain products, with power 1: a norm over the batch makes their mean 0.
-    tilt = wander.mean(torch.clone, power=1.0)
-    # Of the units' mean all is known where it is taken out, else what their weights tell of it.
-    as_drawn = signal.units.known_mean if signal.base is None else 0.0
-    # As the units saw it when they were drawn: what is noise behind them was none to them.
-    seen = wander if signal.base else replace(wander, noise=signal.units.wander.noise)
-    known_mean = tilt if scale.centred else as_drawn
-    units = Units(seen, signal.units.count, seen.of_one_unit, known_mean)
     # Of Gaussian units, the same for all channels: Gaussian again.
     plain = signal.base is None and not weight.var and not bias.second_moment
     after = replace(
@@ -275,12 +260,25 @@ def normalized(layer: Any, signal: Signal, wander: Wander, scale: Scale) -> tupl
         second=second,
         common=bias.mean**2 + (0.0 if scale.centred else signal.common / (var + eps)),
         wander=wander,
-        units=units,
+        units=_units(signal, wander, scale.centred),
         function=signal.function if plain else None,
         base=None,
         sample=None,
+        largest=None,
     )
     slope = scale.slope
     if slope is None:
         return after, lambda gradient: None
+    after = replace(after, taken=scale.along / scale.count / scale.left)
     return after, lambda gradient: gradient * (weight.second_moment * slope)
+
+
+def _units(signal: Signal, wander: Wander, centred: bool) -> Units:
+    """Keep the units, whose mean square is settled now."""
+    # Of plain products, with power 1: a norm over the batch makes their mean 0.
+    tilt = wander.mean(torch.clone, power=1.0)
+    # Of the units' mean all is known where it is taken out, else what their weights tell of it.
+    as_drawn = signal.units.known_mean if signal.base is None else 0.0
+    # As the units saw it when they were drawn: what is noise behind them was none to them.
+    seen = wander if signal.base else replace(wander, noise=signal.units.wander.noise)
+    return Units(seen, signal.units.count, seen.of_one_unit, tilt if centred else as_drawn)

@@ -94,15 +94,13 @@ def _of_maps(points: Tensor, share: float) -> Wander:
     first = drawn(batch, pairs)
     second = (first + 1 + torch.arange(pairs) % max(batch - 1, 1)) % batch
     none = torch.zeros(pairs, len(sizes), dtype=torch.int64)
-    some = shifts(1 + drawn(max(positions - 1, 1), pairs), sizes)
-    # The neighbours in each direction, and those across.
-    near = torch.tensor([s for s in itertools.product((0, 1), repeat=len(sizes)) if any(s)])
-    near = near[torch.arange(pairs) % len(near)]
+    # In another order each time round: the same pair of images comes with other shifts.
+    some = shifts(1 + drawn(max(positions - 1, 1), pairs, again=True), sizes)
     return Wander(
         same=_products(points, first, first, none),
         far=_products(points, first, second, some),
         aligned=_products(points, first, second, none),
-        near=_products(points, first, first, near),
+        near=_products(points, first, first, neighbours(pairs, len(sizes)), turned=True),
         within=_products(points, first, first, some),
         share=share,
     )
@@ -113,15 +111,41 @@ def shifts(places: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return torch.stack(torch.unravel_index(places, sizes), dim=1)
 
 
-def _products(points: Tensor, first: Tensor, second: Tensor, shifts: Tensor) -> Tensor:
+def neighbours(pairs: int, axes: int) -> Tensor:
+    """Return the shifts to the neighbours in each direction, and to those across; (pairs, axes)."""
+    near = torch.tensor([s for s in itertools.product((0, 1), repeat=axes) if any(s)])
+    return near[torch.arange(pairs) % len(near)]
+
+
+def moved(image: Tensor, shift: list[int]) -> Tensor:
+    """Put each position's neighbour in its place, (*map, …); at an edge, the one on this side."""
+    for axis, step in enumerate(shift):
+        size = image.shape[axis]
+        if step and size > 1:
+            order = [*range(1, size), size - 2]
+            image = image.index_select(axis, torch.tensor(order))
+    return image
+
+
+def _products(
+    points: Tensor, first: Tensor, second: Tensor, shifts: Tensor, turned: bool = False
+) -> Tensor:
     """Multiply images of the batch position by position; (pairs, *map)."""
     axes = tuple(range(points.dim() - 2))
     pairs = zip(first.tolist(), second.tolist(), shifts.tolist(), strict=True)
-    moved = [(points[a] * points[b].roll(shift, axes)).sum(-1) for a, b, shift in pairs]
-    return torch.stack(moved)
+    put = moved if turned else lambda image, shift: image.roll(shift, axes)
+    return torch.stack([(points[a] * put(points[b], shift)).sum(-1) for a, b, shift in pairs])
 
 
-def drawn(below: int, count: int) -> Tensor:
-    """Draw whole numbers, the same ones every time, without repetition as long as there are."""
-    order = torch.randperm(below, generator=torch.Generator().manual_seed(0))
-    return order[torch.arange(count) % below]
+def drawn(below: int, count: int, again: bool = False) -> Tensor:
+    """Draw whole numbers, the same ones every time, without repetition as long as there are.
+
+    Args:
+        below: the first that is not drawn.
+        count: how many.
+        again: whether to draw them anew when all have come; by default they repeat.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rounds = -(-count // below) if again else 1
+    order = torch.cat([torch.randperm(below, generator=generator) for _ in range(rounds)])
+    return order[torch.arange(count) % len(order)]

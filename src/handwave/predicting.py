@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from handwave.batch_norms import kept_before
+from handwave.followings import kept
 from handwave.laws import apply_law
 from handwave.moments import Moments
 from handwave.norms import restart
@@ -23,6 +23,7 @@ from handwave.running import (
 from handwave.shapes import as_written, shape_behind
 from handwave.signals import (
     Backward,
+    Feedback,
     NoTheoryError,
     Signal,
     added,
@@ -134,15 +135,15 @@ class _Walker:
         backs: list[tuple[_Back, float]] = []
         # Not named_children, which leaves a module out that stands here twice.
         children = [(own, child) for own, child in module._modules.items() if child is not None]
-        followings = [*(child for _, child in children[1:]), nn.Identity()]
-        for (child_name, child), following in zip(children, followings, strict=True):
+        modules = [child for _, child in children]
+        for place, (child_name, child) in enumerate(children, start=1):
             signal, back = self.walk(child, f"{name}.{child_name}".lstrip("."), signal)
-            backs.append((back, kept_before(child, following)))
+            backs.append((back, kept(child, signal, modules[place:])))
 
         def through(gradient: Tensor | None) -> Tensor | None:
-            for back, kept in reversed(backs):
+            for back, left in reversed(backs):
                 gradient = back(gradient)
-                gradient = None if gradient is None else gradient * kept
+                gradient = None if gradient is None else gradient * left
             return gradient
 
         return signal, through
@@ -150,7 +151,7 @@ class _Walker:
     def _residual(
         self, module: Residual, name: str, signal: Signal | None
     ) -> tuple[Signal | None, _Back]:
-        entering = None if signal is None else replace(signal, drawn=False)
+        entering = signal and replace(signal, drawn=False, feedback=Feedback())
         before = self.unknown
         branch, back = self.walk(module.branch, f"{name}.branch".lstrip("."), entering)
         self.behind_sum = False

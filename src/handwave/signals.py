@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from handwave.moments import Moments
 from handwave.pairs import of_tensor
@@ -25,6 +25,17 @@ class NoTheoryError(ValueError):
     """Say why a layer has no law; the message becomes the note of its row."""
 
 
+@dataclass
+class Feedback:
+    """Hold what the layer behind an activation says of the gradient that it will send back.
+
+    Args:
+        steeper: E[f'²] where it goes, over that of all entries.
+    """
+
+    steeper: float = 1.0
+
+
 @dataclass(frozen=True)
 class Signal:
     """Hold what is known of an output over draws of the weights.
@@ -40,6 +51,10 @@ class Signal:
         base: the signal of those units, before any function; None where y is it itself.
         sample: the model's own input, as long as nothing random has touched it.
         drawn: whether weights have been drawn on the way.
+        taken: of the square of a gradient that is one along the numbers y themselves, what share
+            a norm right in front takes out, beyond what it takes of any gradient.
+        feedback: what whatever takes this signal may say of its gradient.
+        largest: of the largest of windows, the layer that took them, and what it took them from.
     """
 
     shape: tuple[int, ...] | None
@@ -52,6 +67,9 @@ class Signal:
     base: "Signal | None" = field(default=None, repr=False)
     sample: Tensor | None = field(default=None, repr=False)
     drawn: bool = True
+    taken: float = 0.0
+    feedback: Feedback = field(default_factory=Feedback, repr=False)
+    largest: "tuple[nn.Module, Signal] | None" = field(default=None, repr=False)
 
     @property
     def moments(self) -> Moments:
@@ -79,6 +97,7 @@ class Signal:
             mean=self.mean.mean(),
             second=self.second.mean(),
             function=self.function if kept else None,
+            largest=None,
         )
 
     @property
@@ -118,7 +137,8 @@ def fresh(
     shape: tuple[int, ...] | None, mean: Tensor, second: Tensor, common: float, units: Units
 ) -> Signal:
     """Make the signal of units that were drawn just now, Gaussian by their many products."""
-    wander = units.through(IDENTITY)
+    seen = units.met(units.wander, 0.0)
+    wander = replace(units.through(IDENTITY), near=seen.near, within=seen.within)
     return Signal(shape, mean, second, common, wander, units, same)
 
 
@@ -169,6 +189,7 @@ def added(one: Signal, other: Signal) -> Signal:
         function=same if plain else None,
         base=None,
         sample=None,
+        largest=None,
     )
 
 

@@ -85,7 +85,12 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     wander = windows.average(before)
     exact = None if signal.sample is None else windows.alike(signal.sample.double(), axes)
     if exact:
-        wander = _exact(wander, exact)
+        mean_likeness, square_likeness, within = exact
+        places = windows.count.numel()
+        if windows.phases == 1 and places > 1:
+            beside = (within * places - 1) / (places - 1)
+            wander = replace(wander, within=wander.within + (beside - wander.within.mean()))
+        wander = _exact(wander, (mean_likeness, square_likeness))
     elif signal.sample is not None:  # what differs among pairs differs among channels
         varied = before.kept(windows.seen, windows.beside) * float(before.far.var(correction=0))
         wander = replace(wander, noise=min(wander.noise + (1 - 1 / layer.groups) * varied, 1.0))

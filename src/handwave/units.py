@@ -78,8 +78,8 @@ class Units:
             fresh = max(fresh, _LEFT_AT_LEAST * spread)
         after = before.scaled(slope).plus(fresh / self.count / self.phases)
         after = after.plus(self.unsure**2 * shaping.fourth)
-        after = self._of_all_phases(after, shaping.mean_share).mapped(shaping.likeness)
-        same = before.same.clamp_min(0) ** slope
+        after = self.met(after, shaping.mean_share).mapped(shaping.likeness)
+        same = before.same.clamp_min(0) ** max(slope, 0.0)
         alone = self._alone(shaping, left, (spread, fresh)) / self.count
         return replace(
             after,
@@ -115,12 +115,13 @@ class Units:
         line = shaping.tilt * (1 - min(self.known_mean / mean, 1.0))
         return max(left * (line + float(shaping.beyond(ITSELF, 0.0))) - fresh, 0.0)
 
-    def _of_all_phases(self, wander: Wander, mean_share: float) -> Wander:
+    def met(self, wander: Wander, mean_share: float) -> Wander:
         """Let pairs of points that meet different weights have their mean in common alone."""
         if self.phases <= 1:
             return wander
         far, within = (self._met(part, mean_share) for part in (wander.far, wander.within))
-        return replace(wander, far=far, within=within)
+        near = torch.full_like(wander.near, mean_share)  # neighbours never meet the same weights
+        return replace(wander, far=far, within=within, near=near)
 
     def _met(self, likeness: Tensor, mean_share: float) -> Tensor:
         """Let one of so many pairs as there are phases meet, be they alike or not."""

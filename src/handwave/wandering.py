@@ -33,6 +33,7 @@ class Wander:
         cumulants: of the log of the pooled second moment over its expectation.
         skew: square of the skewness of the numbers whose products likeness adds up.
         known: False where likeness is but assumed, behind what nothing is known of.
+        modelled: whether `near` is but that of a model, behind pooling.
     """
 
     same: Tensor
@@ -46,6 +47,7 @@ class Wander:
     cumulants: Cumulants = (0.0, 0.0, 0.0)
     skew: float = 0.0
     known: bool = True
+    modelled: bool = False
 
     def mapped(self, fn: Callable[[Tensor], Tensor]) -> "Wander":
         """Apply a function to every likeness."""
@@ -59,7 +61,7 @@ class Wander:
             fn: of the likeness.
             power: with which fn grows where a point is longer than others.
         """
-        longer = float((self.same.clamp_min(0) ** power).mean())
+        longer = float((self.same.clamp_min(0) ** max(power, 0.0)).mean())
         within = self.inputs - self.share
         alone = self.share * float(fn(ITSELF)) * longer
         beside = within * float(fn(self.within).mean()) if within > 0 else 0.0

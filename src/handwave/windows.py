@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
-from handwave.pairs import drawn, shifts
+from handwave.pairs import drawn, moved, neighbours, shifts
 from handwave.twins import twin
 from handwave.wandering import Wander
 
@@ -56,36 +56,52 @@ class Windows:
         """Average likeness over windows; what is noise in it averages out, where it differs."""
         places = self.count.numel()
         averaged = wander.mapped(lambda likeness: self.stacked(self._map(likeness)) / self.seen)
-        overlaps = self._overlaps(len(averaged.far))
+        overlaps, beside = self._overlaps(len(averaged.far))
         far, within = averaged.far * overlaps, averaged.within * overlaps
+        if len(overlaps) > 1:  # among pairs of different inputs, some are of one position
+            far = far + (averaged.aligned.mean() - far.mean()) / places
+        near = averaged.near * beside
         share = min(wander.share * math.prod(self.sizes) / places, 1.0)
         kept = wander.kept(self.seen, self.beside)
         noise, lengths = wander.noise * kept, wander.lengths * kept
-        return replace(averaged, far=far, within=within, noise=noise, lengths=lengths, share=share)
+        return replace(
+            averaged, far=far, within=within, near=near, noise=noise, lengths=lengths, share=share
+        )
 
-    def _overlaps(self, pairs: int) -> Tensor:
+    def _overlaps(self, pairs: int) -> tuple[Tensor, Tensor]:
         """Return what share of a window the one of its pair sees as well; (pairs, *map).
 
         Of two windows at different places, one may reach over the edge where the other does not.
+
+        Returns:
+            That of any two places, and that of neighbours.
         """
         inside = self._picking().forward(torch.ones(1, 1, *self.sizes, dtype=torch.float64))[0]
         if bool((inside == inside.flatten(1)[:, 0].reshape(-1, *[1] * len(self.sizes))).all()):
-            return torch.ones(1, dtype=torch.float64)
+            everything = torch.ones(1, dtype=torch.float64)
+            return everything, everything
         axes = tuple(range(1, inside.dim()))
         places = 1 + drawn(max(inside[0].numel() - 1, 1), min(pairs, _SHIFTS))
         some = shifts(places, inside[0].shape)
         if self.layer.transposed:  # windows that meet the same weights
             strides = torch.tensor(self.layer.stride)
             some = some // strides * strides
-        both = [(inside * inside.roll(shift, axes)).sum(0) for shift in some.tolist()]
-        overlap = torch.stack(both) / inside.sum(0).clamp_min(1e-9)
-        return overlap[torch.arange(pairs) % len(overlap)]
+        far = [inside.roll(shift, axes) for shift in some.tolist()]
+        kinds = neighbours(2 ** len(axes) - 1, len(axes)).tolist()
+        near = [moved(inside, [0, *kind]) for kind in kinds]
 
-    def alike(self, x: Tensor, axes: int) -> tuple[float, float] | None:
+        def share(others: list[Tensor]) -> Tensor:
+            both = torch.stack([(inside * other).sum(0) for other in others])
+            return (both / inside.sum(0).clamp_min(1e-9))[torch.arange(pairs) % len(others)]
+
+        return share(far), share(near)
+
+    def alike(self, x: Tensor, axes: int) -> tuple[float, float, float] | None:
         """Return mean likeness of what windows see, and of its square; None if that is long.
 
         Of windows that meet the same weights, averaged over groups of channels; with Σ the second
-        moments of one group's, the latter is tr(Σ²) over the square of the average of tr(Σ).
+        moments of one group's, the latter is tr(Σ²) over the square of the average of tr(Σ). The
+        third number is the mean likeness of windows of one input, each with itself included.
 
         Args:
             x: the model's own input, shape (batch, channels, *map), or without a batch.
@@ -101,7 +117,9 @@ class Windows:
         trace = float(sigma.diagonal(dim1=1, dim2=2).sum(1).mean()) or 1.0
         mean = float(center.square().sum(1).mean()) / trace / points.shape[1]
         square = float(sigma.square().sum((1, 2)).mean()) / trace**2
-        return self.phases * mean, self.phases * square
+        centers = points.reshape(self.groups, -1, windows.shape[-1], points.shape[-1]).mean(2)
+        within = float(centers.square().sum((1, 2)).mean()) / trace * windows.shape[-1]
+        return self.phases * mean, self.phases * square, within
 
     def _picking(self) -> Any:
         """Make a layer that has an output for every place in a window, and picks what is there."""

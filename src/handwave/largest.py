@@ -1,0 +1,168 @@
+"""The largest of a window of positions: their average, and how far the largest is above it."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from handwave.averages import Windows
+from handwave.pooled import NORMAL, WEIGHTS, Averages, common, slope_of_square
+from handwave.positions import Decay
+from handwave.quadrature import Elementwise
+from handwave.signals import NoTheoryError, Signal
+
+# Of E[f²], what a function may fall by and still be taken for one that rises.
+_FALL = 0.1
+
+# By how much neighbours may be more alike than others of a window.
+_UNLIKE = 0.2
+
+_DIFFERENCE = 1e-5  # of z, for a slope
+
+# Equally likely values of a standard normal number, for lengths.
+_LENGTHS = torch.special.ndtri((torch.arange(9, dtype=torch.float64) + 0.5) / 9)
+
+# What the shape of the largest is looked at by.
+_DRAWS, _NODES = 1 << 13, 64
+_MOST = 1 << 10  # numbers of which the shape is looked at; of more, it hardly changes
+
+
+@cache
+def above_mean(count: int) -> Tensor:
+    """Return equally likely values of max(e) − mean(e), e independent standard normal numbers.
+
+    The mean of e is independent of what the e have beside it. The shape is that of draws from a
+    seed of their own; mean and variance are those of the integrals over the density of max(e).
+
+    Args:
+        count: how many e.
+    """
+    if count < 2:
+        return torch.zeros(1, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    e = torch.randn(min(count, _MOST), _DRAWS, generator=generator, dtype=torch.float64)
+    draws = (e.amax(0) - e.mean(0)).sort().values
+    nodes = draws.reshape(_NODES, -1).mean(1)
+    mean, var = _moments(count)
+    return mean + (nodes - nodes.mean()) * math.sqrt(
+        (var - 1 / count) / float(nodes.var(0, correction=0))
+    )
+
+
+def _moments(count: int) -> tuple[float, float]:
+    """Return mean and variance of the largest of so many standard normal numbers."""
+    z = torch.linspace(-12, 12, 24001, dtype=torch.float64)
+    below = torch.special.ndtr(z) ** count
+    steps, middle = below.diff(), (z[1:] + z[:-1]) / 2
+    mean = float(steps @ middle)
+    return mean, float(steps @ middle.square()) - mean * mean
+
+
+@dataclass(frozen=True)
+class _Largest:
+    """Know y = max f(z_p) = f(max z_p) over a window, f rising.
+
+    The z of a window are taken to be alike in pairs, all as much: max z_p is their average z̄ and
+    √(1 − ρ)·(max(e) − mean(e)) beside it, e independent standard normal numbers.
+
+    Args:
+        function: f.
+        left: what is left of the variance of z in z̄.
+        apart: √(1 − ρ).
+        lengths: equally likely factors on the standard deviation of z.
+    """
+
+    function: Elementwise
+    left: float
+    apart: float
+    lengths: Tensor
+
+    def moments(self, count: float, mean: float, second: float) -> tuple[float, float]:
+        """Return E[y] and E[y²].
+
+        Args:
+            count: positions of the window.
+            mean: E[z].
+            second: E[z²].
+        """
+        y = self.function(self._z(count, mean, second))
+        return _expected(y), _expected(y.square())
+
+    def slope(self, count: float, mean: float, second: float) -> float:
+        """Return E[f'(max z)²]."""
+        z = self._z(count, mean, second)
+        rise = self.function(z + _DIFFERENCE) - self.function(z - _DIFFERENCE)
+        return _expected((rise / (2 * _DIFFERENCE)).square())
+
+    def _z(self, count: float, mean: float, second: float) -> Tensor:
+        """Return values of max z; (lengths, z̄, beside)."""
+        std = self.lengths * math.sqrt(max(second - mean * mean, 0.0))
+        above = self.apart * above_mean(round(count))
+        return mean + std[:, None, None] * (math.sqrt(self.left) * NORMAL[:, None] + above)
+
+
+def _expected(y: Tensor) -> float:
+    return float(WEIGHTS @ y.mean((0, 2)))
+
+
+def largest(windows: Windows, signal: Signal, function: Elementwise) -> Signal:
+    """Follow the largest of each window, and tell the activation in front which entries these are.
+
+    Raises:
+        NoTheoryError: f falls, or some positions of a window are much more alike than others.
+    """
+    base = signal.base or signal
+    _check(windows, function, base)
+    law, alone = base.moments, float(windows.alone.mean())
+    averages = Averages.of(windows, base)
+    apart = math.sqrt(min(max(1 - averages.left, 0.0) / (1 - alone), 1.0))
+    of = _Largest(function, averages.left, apart, _lengths(base.units.unlike))
+    mean, second = _by_window(windows, of, base)
+    above = apart * law.std * above_mean(round(1 / alone))
+    series = averages.given(function, above, torch.full_like(above, 1 / len(above)))
+
+    def square(factor: float) -> float:
+        return of.moments(1 / alone, law.mean, law.mean**2 + factor * law.var)[1]
+
+    wander, part = averages.units.through(series), series.second / float(second.mean())
+    wander = replace(wander.mapped(lambda likeness: part * likeness), same=wander.same)
+    after = replace(signal, mean=mean, second=second, wander=wander)
+    if signal.base is not None:
+        any_ = replace(of, left=1.0, apart=0.0).slope(1, law.mean, law.second_moment)
+        here = of.slope(1 / alone, law.mean, law.second_moment)
+        signal.feedback.steeper = here / any_ if any_ else 1.0
+    made = averages.wander(after, series, slope_of_square(square))
+    return replace(made, common=common(signal, after))
+
+
+def _lengths(unlike: float) -> Tensor:
+    """Return equally likely lengths whose squares have this relative variance, log-normal."""
+    spread = math.log1p(max(unlike, 0.0))
+    lengths = torch.exp(math.sqrt(spread) * _LENGTHS / 2)
+    return lengths / lengths.square().mean().sqrt()
+
+
+def _check(windows: Windows, function: Elementwise, base: Signal) -> None:
+    """Refuse what the largest z does not decide, or of which too little is known."""
+    law = base.moments
+    y = function(law.mean + law.std * NORMAL)
+    fall = float(WEIGHTS @ (y.cummax(0).values - y).square())
+    if fall > _FALL * float(WEIGHTS @ y.square()):
+        raise NoTheoryError("no theory: the largest of a function that falls")
+    decay, alone = Decay.of(base.units.wander, windows.sizes), float(windows.alone.mean())
+    others = (decay.of_pairs(windows.rows, windows.rows) - alone) / (1 - alone)
+    if decay.of_neighbours(len(windows.sizes)) - others > _UNLIKE:
+        raise NoTheoryError("no theory: neighbours are more alike than others of a window")
+
+
+def _by_window(windows: Windows, of: _Largest, base: Signal) -> tuple[Tensor, Tensor]:
+    """Return E[y] and E[y²] of each window; (*map)."""
+    maps = (part.expand(windows.sizes)[None] for part in (base.mean, base.second))
+    table = torch.stack([1 / windows.alone, *(windows.of(part)[0] for part in maps)])
+    rows = table.reshape(3, -1).T.to(torch.float32)  # rounding tells apart what is equal
+    alike, place = torch.unique(rows, dim=0, return_inverse=True)
+    found = [of.moments(*row) for row in alike.double().tolist()]
+    mean, second = torch.tensor(found, dtype=torch.float64)[place].T
+    return mean.reshape(table[0].shape), second.reshape(table[0].shape)

@@ -1,0 +1,110 @@
+"""Pooling: an average keeps what the positions of a window have in common."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from handwave.averages import AVERAGES, Windows
+from handwave.largest import largest
+from handwave.pooled import NORMAL, WEIGHTS, Averages, common, slope_of_square
+from handwave.quadrature import Elementwise
+from handwave.shaping import Shaping
+from handwave.signals import Backward, NoTheoryError, Signal, of_input, same, shaping
+
+_MAXIMA = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+)  # fmt: skip
+POOLINGS = (*AVERAGES, *_MAXIMA)
+
+# What the second moment of an average may be off by, relative, and still be told.
+_LOOSE = 0.2
+
+
+def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
+    """Take the average, or the largest, of each window of positions, unit by unit.
+
+    Raises:
+        NoTheoryError: what enters is no function of Gaussian units, or too little is known of it.
+    """
+    if getattr(layer, "return_indices", False):
+        raise NoTheoryError("no theory: it returns indices as well")
+    if signal.sample is not None:
+        return of_input(layer.forward(signal.sample)), lambda gradient: None
+    averages = isinstance(layer, AVERAGES)
+    windows = _windows(layer if averages else _average_of(layer), signal)
+    if windows.single:
+        return signal, lambda gradient: gradient
+    shape = (*(signal.shape or ())[: -len(windows.sizes)], *windows.total.shape)
+    if not signal.moments.second_moment:  # nothing is left of nothing
+        return replace(signal.pooled(shape), function=None), lambda gradient: None
+    if signal.function is None:
+        raise NoTheoryError("no theory: what enters is not Gaussian")
+    loose = windows.loose(signal.wander)
+    if loose > _LOOSE:
+        raise NoTheoryError("no theory of how alike neighbours are behind other pooling")
+    after = (_averaged if averages else largest)(windows, signal, signal.function)
+    after = replace(after, shape=shape, wander=after.wander.plus(loose**2))
+    # A rising function and the largest may change places.
+    after = after if averages else replace(after, largest=(layer, signal))
+    if windows.overlap:  # gradients of neighbours may be anything from alike to independent
+        return after, lambda gradient: None
+    power = 2 if averages else 1
+    return after, lambda gradient: windows.transposed(gradient, power)
+
+
+def _windows(layer: Any, signal: Signal) -> Windows:
+    """Find what a layer averages over."""
+    axes, shape = 1 + _kind(layer, AVERAGES) % 3, signal.shape
+    if shape is None or not signal.wander.known:
+        raise NoTheoryError("no theory of how alike positions are: pass a tensor")
+    signal.check_units(-axes - 1, -axes - 1)
+    return Windows(layer, shape[-axes:], math.prod(shape[: -axes - 1]))
+
+
+def _average_of(layer: Any) -> nn.Module:
+    """Return the layer that averages over the windows of one that takes the largest."""
+    place = _kind(layer, _MAXIMA)
+    kind: Any = AVERAGES[place]
+    if place >= 3:
+        return kind(layer.output_size)
+    if set(layer.dilation if isinstance(layer.dilation, tuple) else (layer.dilation,)) != {1}:
+        raise NoTheoryError("no theory for windows with holes")
+    sizes = (layer.kernel_size, layer.stride, layer.padding)
+    return kind(*sizes, ceil_mode=layer.ceil_mode, count_include_pad=False)
+
+
+def _kind(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:
+    return next(place for place, kind in enumerate(kinds) if isinstance(layer, kind))
+
+
+def _averaged(windows: Windows, signal: Signal, function: Elementwise) -> Signal:
+    """Follow y = Σ a_p·f(z_p): E[y²] = Σ a_p·a_q·E[f(z_p)·f(z_q)], over all pairs of positions."""
+    wander, left = windows.averaged(signal.wander)
+    if left <= windows.least:
+        raise NoTheoryError("no theory: positions of a window cancel each other")
+    maps = (part.expand(windows.sizes)[None] for part in (signal.mean, signal.second))
+    mean, square = (windows.of(part)[0] for part in maps)
+    # Of a position with itself, as it is there; of two of them, as they are on average.
+    beside = windows.own(signal.wander) - windows.alone * windows.of(signal.wander.same).mean(0)
+    second = windows.alone * square + signal.moments.second_moment * beside
+    size = windows.total.square()
+    after = replace(signal, mean=windows.total * mean, second=size * second, wander=wander)
+    averages = Averages.of(windows, signal.base or signal)
+    rest = averages.base.moments.std * math.sqrt(1 - averages.left) * NORMAL
+    slope = slope_of_square(lambda factor: _square(windows, function, averages.base, factor))
+    made = averages.wander(
+        after, averages.given(function, rest, WEIGHTS), slope, float(size.mean())
+    )
+    kept = same if function is same else None
+    return replace(made, common=common(signal, after), function=kept)
+
+
+def _square(windows: Windows, function: Elementwise, base: Signal, factor: float) -> float:
+    """Return E[y²] of an average, Var(z) multiplied by a factor."""
+    law = base.moments
+    series = Shaping.of(function, law.mean, law.std * math.sqrt(factor))
+    made = replace(shaping(function, base), values=series.values, second=series.second)
+    return windows.averaged(base.units.wander.mapped(made.likeness))[1] * series.second

@@ -1,0 +1,121 @@
+"""Positions of one input: how alike two of them are, next to each other and further apart."""
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from handwave.pairs import moved, neighbours
+from handwave.quadrature import Elementwise
+from handwave.shaping import Shaping
+from handwave.signals import Signal
+from handwave.wandering import Wander
+
+# Square lengths up to so many times the average, and down to its inverse, are told apart in so
+# many steps each way.
+_LONGEST, _STEPS = 30.0, 24
+
+_HALVINGS = 50
+
+
+def shaped(wander: Wander, function: Elementwise, base: Signal, second: float) -> Wander:
+    """Put f on what positions of one input have in common: of a bright image, all are long.
+
+    Args:
+        wander: of Gaussian z.
+        function: f.
+        base: the signal of the z.
+        second: E[f²].
+
+    Returns:
+        The same with `near` and `within` of f(z); as it came where it is of no map.
+    """
+    axes = wander.same.dim() - 1
+    if axes < 1 or len(wander.same) != len(wander.within) or not base.moments.std:
+        return wander
+    roots = wander.same.clamp_min(1e-9).sqrt()
+    kinds = neighbours(len(roots), axes).tolist()
+    beside = torch.stack([moved(root, kind) for root, kind in zip(roots, kinds, strict=True)])
+    image = roots.flatten(1).mean(1).square().reshape(-1, *[1] * axes)
+    return replace(
+        wander,
+        near=_put(wander.near, roots * beside, function, base) / second,
+        within=_put(wander.within, image, function, base) / second,
+    )
+
+
+def _put(likeness: Tensor, length: Tensor, function: Elementwise, base: Signal) -> Tensor:
+    """Return E[f(z_a)·f(z_b)] of positions that are both longer, or shorter, than others."""
+    length, likeness = torch.broadcast_tensors(length, likeness)
+    law, found = base.moments, torch.empty_like(likeness)
+    limits = (1 / _LONGEST, _LONGEST)
+    step = (length.clamp(*limits).log() / math.log(_LONGEST) * _STEPS).round()
+    for each in step.unique().tolist():
+        there, long = step == each, _LONGEST ** (each / _STEPS)
+        series = Shaping.of(function, law.mean, law.std * math.sqrt(long))
+        whole = (law.mean**2 + law.var * long) / law.second_moment
+        found[there] = series.second * series.likeness(likeness[there] / whole)
+    return found
+
+
+@dataclass(frozen=True)
+class Decay:
+    """Let likeness fall to a floor, by the same factor with every step along an axis.
+
+    Args:
+        factor: that.
+        floor: how alike positions far apart are.
+    """
+
+    factor: float
+    floor: float
+
+    @classmethod
+    def of(cls, wander: Wander, sizes: tuple[int, ...]) -> "Decay":
+        """Find what makes neighbours, and different positions on average, as alike as they are."""
+        near, within = float(wander.near.mean()), float(wander.within.mean())
+        low, high = 0.0, 1.0 if 1 > near > within else 0.0
+        for _ in range(_HALVINGS):
+            factor = (low + high) / 2
+            apart = (1 - near) * (1 - _apart(factor, sizes))
+            low, high = (
+                (factor, high) if apart < (1 - within) * (1 - _beside(factor, len(sizes)))
+                else (low, factor)
+            )  # fmt: skip
+        return cls(low, 1 - (1 - within) / (1 - _apart(low, sizes)))
+
+    def of_pairs(self, one: list[Tensor], other: list[Tensor]) -> float:
+        """Average over pairs of positions, one of each window.
+
+        Args:
+            one: the share of each position in each window, along each axis.
+            other: likewise, of as many windows.
+        """
+        powers = math.prod(_along(a, b, self.factor) for a, b in zip(one, other, strict=True))
+        return self.floor + (1 - self.floor) * powers
+
+    def of_neighbours(self, axes: int) -> float:
+        """Average over neighbours."""
+        return self.floor + (1 - self.floor) * _beside(self.factor, axes)
+
+
+def _along(one: Tensor, other: Tensor, factor: float) -> float:
+    """Average the powers over pairs of positions along an axis, one of each window."""
+    places = torch.arange(one.shape[1], dtype=torch.float64)
+    powers = factor ** (places[:, None] - places).abs()
+    return float(((one @ powers) * other).sum(1).mean())
+
+
+def _beside(factor: float, axes: int) -> float:
+    """Average the powers over neighbours, those across included."""
+    steps = [sum(kind) for kind in itertools.product((0, 1), repeat=axes)][1:]
+    return sum(factor**step for step in steps) / len(steps)
+
+
+def _apart(factor: float, sizes: tuple[int, ...]) -> float:
+    """Average the powers over all pairs of different positions."""
+    even = [torch.full((1, size), 1 / size, dtype=torch.float64) for size in sizes]
+    alone = 1 / math.prod(sizes)
+    return (math.prod(_along(row, row, factor) for row in even) - alone) / (1 - alone)
