@@ -230,6 +230,25 @@ def test_what_is_behind_a_norm_is_gaussian_only_if_it_was_summed():
     assert trace["2"].note.startswith("no theory")
 
 
+@pytest.mark.parametrize(
+    ("layers", "shape", "second"),
+    [
+        ((nn.LPPool2d(2, 2), nn.Conv2d(3, 8, 4), nn.GroupNorm(8, 8)), (4, 3, 8, 8), 0.0),
+        ((nn.LPPool2d(2, 2), nn.Conv2d(3, 8, 4), nn.GroupNorm(4, 8)), (4, 3, 8, 8), 1.0),
+        ((nn.Softmax(-1), nn.Linear(8, 1), nn.LayerNorm(1)), (4, 8), 0.0),
+        ((nn.Softmax(-1), nn.Linear(8, 1), nn.RMSNorm(1)), (4, 8), 1.0),
+    ],
+)
+def test_a_number_normalized_alone_is_its_own_mean(layers, shape, second):
+    row = hw.predict(nn.Sequential(*layers), torch.randn(shape)).layers[-1]
+    assert row.signal.second_moment == second
+
+
+def test_a_norm_with_a_large_eps_does_not_set_the_scale_anew():
+    model = nn.Sequential(nn.Softmax(-1), nn.Linear(8, 8), nn.LayerNorm(8, eps=1.0))
+    assert hw.predict(model, torch.randn(4, 8)).layers[-1].note.startswith("no theory")
+
+
 def zeroed(layer):
     nn.init.zeros_(layer.weight)
     return layer

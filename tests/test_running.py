@@ -179,3 +179,11 @@ def test_a_model_without_values_is_refused_with_what_to_do(run):
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3, device="meta"))
     with pytest.raises(ValueError, match=r"meta device has no weights yet: call \.to_empty, draw"):
         run(model, A)
+
+
+@pytest.mark.parametrize("function", [measure, predict, audit, repair_])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torch_script_is_refused_by_name(function):
+    model = nn.Sequential(torch.jit.script(nn.Linear(3, 3)))
+    with pytest.raises(TypeError, match=r"TorchScript cannot be watched: pass the module that"):
+        function(model, A)

@@ -19,6 +19,8 @@ from handwave.wandering import Wander, one_input
 # float32 leaves of a mean of squares.
 _INVERSE_ERROR, _UNLIKE_ERROR, ROUNDING = 0.02, 0.15, 1e-7
 
+_LARGE_EPS = 1e-3  # beyond it, what a norm hands on depends on what came in
+
 _MOST_UNLIKE = 0.5  # of what is divided by: its relative variance, for an E[1/var] to speak of
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -120,6 +122,10 @@ def restart(layer: Any, shape: tuple[int, ...] | None, of_sums: bool) -> Signal 
         return None
     weight, bias = affine(layer)
     wander, centred = replace(one_input(), known=False), law is not nn.RMSNorm
+    alone = _alone(layer, count, shape)
+    if alone is None or (layer.eps or 0.0) > _LARGE_EPS:
+        return None
+    weight = Moments(0.0, 0.0) if alone else weight
     # Where a mean is taken out, as much of it is known as all inputs have in common.
     units = Units(wander, float(count), 2.0, known_mean=float(centred))
     units = replace(units, **_settled(layer, count, shape))
@@ -133,6 +139,16 @@ def restart(layer: Any, shape: tuple[int, ...] | None, of_sums: bool) -> Signal 
     else:
         check_channels(layer, int(count), after)
     return after
+
+
+def _alone(layer: Any, count: int, shape: tuple[int, ...] | None) -> bool | None:
+    """Tell whether a norm takes each number's mean, which is itself; None where nobody knows."""
+    law = own_class(layer)
+    if law is nn.RMSNorm or law in BATCH_NORMS or count > getattr(layer, "num_groups", 1):
+        return False
+    if law is nn.GroupNorm:
+        return None if shape is None else math.prod(shape[2:]) == 1
+    return True
 
 
 def _settled(layer: Any, count: int, shape: tuple[int, ...] | None) -> dict[str, float]:

@@ -45,7 +45,9 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
 
     No layer is run, and of a weight only mean and variance are known. `nn.Sequential` and
     `stacks.Residual` are walked through; any other module of several is one row, "no theory".
-    Behind such a row prediction stops, until a normalization sets the scale anew.
+    Behind such a row prediction stops, until a normalization sets the scale anew. Of pooling,
+    averages and largest values are followed, for an input with positions; gradients only through
+    windows that do not overlap.
 
     Args:
         model: the module, in the mode that it is in.

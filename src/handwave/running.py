@@ -50,11 +50,13 @@ def check_model(model: Any) -> None:
     """Refuse what is no module, or has no weights yet.
 
     Raises:
-        TypeError: the model is no module.
+        TypeError: the model is no module, or is TorchScript.
         ValueError: a lazy layer, or one on the meta device, has no weights yet.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a module, got {type(model).__name__}")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TypeError("TorchScript cannot be watched: pass the module that it was made from")
     lazy = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
     tensors = (*model.parameters(), *model.buffers())
     if any(isinstance(tensor, lazy) for tensor in tensors):
