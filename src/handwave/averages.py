@@ -27,7 +27,7 @@ _MODEL_ERROR = 0.25
 Rows = list[Tensor]  # for each axis, the share of each position in each window
 
 
-class Windows:
+class Pool:
     """Average over the positions of each window, as a layer does.
 
     Args:
@@ -72,15 +72,25 @@ class Windows:
         return torch.stack(made)
 
     def transposed(self, gradient: Tensor, power: int) -> Tensor:
-        """Hand each window's number to its positions, times a power of the share of each."""
+        """Hand the second moment of a window's gradient to its positions; (*map).
+
+        Args:
+            gradient: second moments, (*map of windows), or one for all.
+            power: 2 where each position gets its share of the gradient, 1 where one of them gets
+                all of it.
+        """
         squares = (gradient * self.total**power).expand(self.total.shape)
         for rows in self.rows:  # each time the first axis becomes the last
             squares = _turned((rows**power).T, squares)
         return squares
 
     def own(self, wander: Wander) -> Tensor:
-        """Return how alike two positions of a window are, each with itself included; (*map)."""
-        return _Likeness.of(self, wander).of_pairs(self.rows, self.rows).mean(0)
+        """Return how alike two positions of a window are, each with itself included.
+
+        Returns:
+            Shape (pairs, *map of windows); pairs are those of `wander`.
+        """
+        return _Likeness.of(self, wander).own
 
     @property
     def least(self) -> float:
@@ -94,7 +104,7 @@ class Windows:
             Relative to that of a window with itself, on average; and that.
         """
         alike = _Likeness.of(self, wander)
-        own, square = alike.of_pairs(self.rows, self.rows), self.total.square()
+        own, square = alike.own, self.total.square()
         left = float((own.mean(0) * square).mean() / square.mean())
         left = max(left, self._between(wander), self.least)
         size = square / float(square.mean()) / left
@@ -130,7 +140,7 @@ class Windows:
         return float(_pairs(self.rows, self.rows)[1].mean()) * abs(gap) / self.averaged(wander)[1]
 
     def _between(self, wander: Wander) -> float:
-        """Return what is left at least: what inputs share, and half of what is a position's own."""
+        """Return what inputs share and half of what is a position's own, which nothing cancels."""
         far, within = float(wander.far.mean()), float(wander.within.mean())
         return far + 0.5 * float(self.alone.mean()) * max(1 - within, 0.0)
 
@@ -160,32 +170,42 @@ class Windows:
 class _Likeness:
     """Hold how alike positions are, averaged over one window; (pairs, *map of windows)."""
 
-    windows: Windows
+    windows: Pool
     same: Tensor
     near: Tensor
     within: Tensor
     decay: Decay
 
     @classmethod
-    def of(cls, windows: Windows, wander: Wander) -> "_Likeness":
+    def of(cls, windows: Pool, wander: Wander) -> "_Likeness":
         same, within = windows.of(wander.same), windows.of(wander.within)
         # Where a window is the whole map, neighbours are among all the others.
         near = within if windows.whole else windows.of_neighbours(wander.near)
         return cls(windows, same, near, within, Decay.of(wander, windows.sizes))
 
-    def of_pairs(self, one: Rows, other: Rows) -> Tensor:
-        """Average over pairs: of a position with itself, of neighbours, and of all the others."""
+    @property
+    def own(self) -> Tensor:
+        """Average over the pairs of a window; (pairs, *map of windows)."""
+        rows = self.windows.rows
+        return self._mixed(*_pairs(rows, rows)) + self._beyond(rows, rows)
+
+    def of_pairs(self, one: Rows, other: Rows) -> float:
+        """Average over the pairs of some windows with some others."""
         alone, near = (part.mean() for part in _pairs(one, other))
-        if one is other is self.windows.rows:
-            alone, near = _pairs(one, other)
-        mixed = alone * self.same + near * self.near + (1 - alone - near) * self.within
+        return float(self._mixed(alone, near).mean()) + self._beyond(one, other)
+
+    def _mixed(self, alone: Tensor, near: Tensor) -> Tensor:
+        """Mix pairs of a position with itself, of neighbours, and of all the others."""
+        return alone * self.same + near * self.near + (1 - alone - near) * self.within
+
+    def _beyond(self, one: Rows, other: Rows) -> float:
+        """Return by how much the others are more alike than any two positions are."""
         if self.windows.whole:
-            return mixed
-        # The others are nearer to each other than any two positions are.
-        alone, near = float(alone.mean()), float(near.mean())
+            return 0.0
+        alone, near = (float(part.mean()) for part in _pairs(one, other))
         others = self.decay.of_pairs(one, other) - alone
         others -= near * self.decay.of_neighbours(len(one))
-        return mixed + (others - (1 - alone - near) * float(self.within.mean()))
+        return others - (1 - alone - near) * float(self.within.mean())
 
     def beside(self) -> float:
         """Average over the pairs of two neighbouring windows."""
@@ -193,7 +213,7 @@ class _Likeness:
         for axis in [axis for axis, each in enumerate(rows) if len(each) > 1]:
             one, other = list(rows), list(rows)
             one[axis], other[axis] = rows[axis][:-1], rows[axis][1:]
-            found.append(float(self.of_pairs(one, other).mean()))
+            found.append(self.of_pairs(one, other))
         return sum(found) / len(found) if found else float(self.within.mean())
 
     def apart(self) -> float:
@@ -202,15 +222,15 @@ class _Likeness:
         if count == 1:
             return float(self.within.mean())
         even = [each.mean(0, keepdim=True) for each in rows]
-        own = float(self.of_pairs(rows, rows).mean())
-        return (float(self.of_pairs(even, even).mean()) - own / count) / (1 - 1 / count)
+        return (self.of_pairs(even, even) - float(self.own.mean()) / count) / (1 - 1 / count)
 
 
 def _of_axis(layer: Any, axis: int, size: int) -> Tensor:
     """Return the share of each position in each window along one axis; (windows, positions)."""
 
     def of(value: Any) -> Any:
-        return value[axis] if isinstance(value, tuple) else value
+        several = isinstance(value, tuple | list)
+        return value[axis % len(value)] if several else value
 
     if isinstance(layer, _ADAPTIVE):
         made = nn.AdaptiveAvgPool1d(of(layer.output_size) or size)

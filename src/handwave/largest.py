@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from handwave.averages import Windows
+from handwave.averages import Pool
 from handwave.pooled import NORMAL, WEIGHTS, Averages, common, slope_of_square
 from handwave.positions import Decay
 from handwave.quadrature import Elementwise
@@ -19,10 +19,15 @@ _FALL = 0.1
 # By how much neighbours may be more alike than others of a window.
 _UNLIKE = 0.2
 
-_DIFFERENCE = 1e-5  # of z, for a slope
+_DIFFERENCE = 1e-5  # of the rms of z, for a slope
 
 # Equally likely values of a standard normal number, for lengths.
 _LENGTHS = torch.special.ndtri((torch.arange(9, dtype=torch.float64) + 0.5) / 9)
+
+# What it errs by to take positions for alike in pairs, relative: for each unit by which the root of
+# how many there are is above 2; and of what the largest of smooth images is more by than others:
+# these rise towards an edge of a window.
+_MODEL_ERROR, _SMOOTH_ERROR = 0.005, 0.25
 
 # What the shape of the largest is looked at by.
 _DRAWS, _NODES = 1 << 13, 64
@@ -90,11 +95,18 @@ class _Largest:
         y = self.function(self._z(count, mean, second))
         return _expected(y), _expected(y.square())
 
-    def slope(self, count: float, mean: float, second: float) -> float:
+    def slopes(self, count: float, mean: float, second: float) -> float:
         """Return E[f'(max z)²]."""
-        z = self._z(count, mean, second)
-        rise = self.function(z + _DIFFERENCE) - self.function(z - _DIFFERENCE)
-        return _expected((rise / (2 * _DIFFERENCE)).square())
+        step = _DIFFERENCE * math.sqrt(second)
+
+        def square(z: Tensor) -> Tensor:
+            return ((self.function(z + step) - self.function(z - step)) / (2 * step)).square()
+
+        return self.expected(square, count, mean, second)
+
+    def expected(self, fn: Elementwise, count: float, mean: float, second: float) -> float:
+        """Average a function of max z."""
+        return _expected(fn(self._z(count, mean, second)))
 
     def _z(self, count: float, mean: float, second: float) -> Tensor:
         """Return values of max z; (lengths, z̄, beside)."""
@@ -107,34 +119,40 @@ def _expected(y: Tensor) -> float:
     return float(WEIGHTS @ y.mean((0, 2)))
 
 
-def largest(windows: Windows, signal: Signal, function: Elementwise) -> Signal:
-    """Follow the largest of each window, and tell the activation in front which entries these are.
+def largest(windows: Pool, signal: Signal, function: Elementwise) -> Signal:
+    """Follow the largest of each window.
+
+    Writes in the feedback of `signal` which slopes of the activation in front a gradient meets.
 
     Raises:
         NoTheoryError: f falls, or some positions of a window are much more alike than others.
     """
     base = signal.base or signal
     _check(windows, function, base)
-    law, alone = base.moments, float(windows.alone.mean())
+    law, count = base.moments, 1 / float(windows.alone.mean())
     averages = Averages.of(windows, base)
-    apart = math.sqrt(min(max(1 - averages.left, 0.0) / (1 - alone), 1.0))
+    apart = math.sqrt(min(max(1 - averages.left, 0.0) / max(1 - 1 / count, 1e-9), 1.0))
     of = _Largest(function, averages.left, apart, _lengths(base.units.unlike))
     mean, second = _by_window(windows, of, base)
-    above = apart * law.std * above_mean(round(1 / alone))
+    above = apart * law.std * above_mean(round(count))
     series = averages.given(function, above, torch.full_like(above, 1 / len(above)))
 
     def square(factor: float) -> float:
-        return of.moments(1 / alone, law.mean, law.mean**2 + factor * law.var)[1]
+        return of.moments(count, law.mean, law.mean**2 + factor * law.var)[1]
 
     wander, part = averages.units.through(series), series.second / float(second.mean())
     wander = replace(wander.mapped(lambda likeness: part * likeness), same=wander.same)
     after = replace(signal, mean=mean, second=second, wander=wander)
+    window = (count, law.mean, law.second_moment)
+    signal.feedback.expected = lambda fn: of.expected(fn, *window)
     if signal.base is not None:
-        any_ = replace(of, left=1.0, apart=0.0).slope(1, law.mean, law.second_moment)
-        here = of.slope(1 / alone, law.mean, law.second_moment)
-        signal.feedback.steeper = here / any_ if any_ else 1.0
-    made = averages.wander(after, series, slope_of_square(square))
-    return replace(made, common=common(signal, after))
+        anywhere = replace(of, left=1.0, apart=0.0).slopes(1, *window[1:])
+        here = of.slopes(*window)
+        signal.feedback.slopes, signal.feedback.steeper = here, here / (anywhere or 1.0)
+    made = averages.followed(after, series, slope_of_square(square))
+    grown = max(1 - signal.moments.second_moment / after.moments.second_moment, 0.0)
+    error = _MODEL_ERROR * max(math.sqrt(count) - 2, 0.0) + _SMOOTH_ERROR * grown * (1 - apart**2)
+    return replace(made, common=common(signal, after), wander=made.wander.plus(error**2))
 
 
 def _lengths(unlike: float) -> Tensor:
@@ -144,7 +162,7 @@ def _lengths(unlike: float) -> Tensor:
     return lengths / lengths.square().mean().sqrt()
 
 
-def _check(windows: Windows, function: Elementwise, base: Signal) -> None:
+def _check(windows: Pool, function: Elementwise, base: Signal) -> None:
     """Refuse what the largest z does not decide, or of which too little is known."""
     law = base.moments
     y = function(law.mean + law.std * NORMAL)
@@ -152,17 +170,21 @@ def _check(windows: Windows, function: Elementwise, base: Signal) -> None:
     if fall > _FALL * float(WEIGHTS @ y.square()):
         raise NoTheoryError("no theory: the largest of a function that falls")
     decay, alone = Decay.of(base.units.wander, windows.sizes), float(windows.alone.mean())
-    others = (decay.of_pairs(windows.rows, windows.rows) - alone) / (1 - alone)
-    if decay.of_neighbours(len(windows.sizes)) - others > _UNLIKE:
+    others = (decay.of_pairs(windows.rows, windows.rows) - alone) / max(1 - alone, 1e-9)
+    if alone < 1 and decay.of_neighbours(len(windows.sizes)) - others > _UNLIKE:
         raise NoTheoryError("no theory: neighbours are more alike than others of a window")
 
 
-def _by_window(windows: Windows, of: _Largest, base: Signal) -> tuple[Tensor, Tensor]:
+def _by_window(windows: Pool, of: _Largest, base: Signal) -> tuple[Tensor, Tensor]:
     """Return E[y] and E[y²] of each window; (*map)."""
     maps = (part.expand(windows.sizes)[None] for part in (base.mean, base.second))
     table = torch.stack([1 / windows.alone, *(windows.of(part)[0] for part in maps)])
-    rows = table.reshape(3, -1).T.to(torch.float32)  # rounding tells apart what is equal
-    alike, place = torch.unique(rows, dim=0, return_inverse=True)
-    found = [of.moments(*row) for row in alike.double().tolist()]
+    # Windows that differ by less than 1 % are taken together.
+    size = float(base.second.mean()) ** 0.5
+    finest = torch.tensor([1.0, 0.01 * size, 0.01 * size * size], dtype=torch.float64)
+    alike, place = torch.unique(
+        (table.reshape(3, -1).T / finest).round(), dim=0, return_inverse=True
+    )
+    found = [of.moments(*row) for row in (alike * finest).tolist()]
     mean, second = torch.tensor(found, dtype=torch.float64)[place].T
     return mean.reshape(table[0].shape), second.reshape(table[0].shape)

@@ -83,14 +83,16 @@ def activation(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
 
 def _on_largest(layer: nn.Module, pooling: nn.Module, before: Signal) -> tuple[Signal, Backward]:
     """Put a function on all positions first, and take the largest of each window then."""
-    after, back = activation(layer, before)
-    largest = pool(pooling, after)[0]  # it says which slopes there are
-
-    def through(gradient: Tensor) -> Tensor | None:
-        factor = back(number(1.0))
-        return None if factor is None else gradient * factor.mean()
-
-    return largest, through
+    after = activation(layer, before)[0]
+    largest, feedback = pool(pooling, after)[0], after.feedback
+    told, inner = before.feedback, before.function
+    slope = elementwise(_without_hooks(layer), derivative=True)[0]
+    assert told.expected
+    assert inner
+    own = told.expected(lambda z: slope(inner(z)).square())
+    # What both functions let through together is not what each does.
+    told.again *= feedback.slopes / (own * told.slopes) if own and told.slopes else 0.0
+    return largest, lambda gradient: gradient * (own * feedback.again)
 
 
 def slope_of(layer: nn.Module) -> Elementwise | None:
@@ -138,7 +140,7 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
         taken=0.0,
         feedback=(feedback := Feedback()),
     )
-    return after, lambda gradient: gradient * (factor * feedback.steeper)
+    return after, lambda gradient: gradient * (factor * feedback.steeper * feedback.again)
 
 
 def _on_sample(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[Signal, Backward]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from handwave.averages import Windows
+from handwave.averages import Pool
 from handwave.quadrature import Elementwise
 from handwave.shaping import Shaping
 from handwave.signals import Signal
@@ -16,7 +16,7 @@ from handwave.units import Units
 _STEP = 1e-3  # of log Var(z), for a derivative by it
 
 # Points and weights for an average over a standard normal number.
-NORMAL = torch.linspace(-6, 6, 97, dtype=torch.float64)
+NORMAL = torch.linspace(-6, 6, 96, dtype=torch.float64)  # without 0, where kinks are
 WEIGHTS = torch.softmax(-NORMAL * NORMAL / 2, dim=0)
 
 
@@ -37,11 +37,13 @@ class Averages:
     says: float
 
     @classmethod
-    def of(cls, windows: Windows, base: Signal) -> "Averages":
+    def of(cls, windows: Pool, base: Signal) -> "Averages":
         """Average over windows, and keep what is known of the units' size as far as it says."""
         units, law = base.units, base.moments
         before = units.wander
         wander, own = windows.averaged(before)
+        if own <= windows.least:  # of what nearly cancels, likeness is but noise
+            wander = wander.mapped(lambda likeness: likeness.clamp(-1, 1))
         of_all, of_averages = (each.mean(torch.square) for each in (before, wander))
         says = min(own * own * of_averages / of_all, 1.0) if of_all else 0.0
         known = units.known * says * of_averages / (of_all or 1.0)
@@ -67,8 +69,8 @@ class Averages:
             law.std * math.sqrt(self.left),
         )
 
-    def wander(self, after: Signal, series: Shaping, slope: float, size: float = 1.0) -> Signal:
-        """Follow how far the second moment stands off.
+    def followed(self, after: Signal, series: Shaping, slope: float, size: float = 1.0) -> Signal:
+        """Return a signal that knows how far its second moment stands off, and its units.
 
         What is left of a window is taken for g(z̄) = E[y | z̄], and a rest that is independent in
         every window.

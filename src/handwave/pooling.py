@@ -1,4 +1,4 @@
-"""Pooling: an average keeps what the positions of a window have in common."""
+"""Pooling: the averages of windows of positions, or the largest values in them."""
 
 import math
 from dataclasses import replace
@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from handwave.averages import AVERAGES, Windows
+from handwave.averages import AVERAGES, Pool
 from handwave.largest import largest
 from handwave.pooled import NORMAL, WEIGHTS, Averages, common, slope_of_square
 from handwave.quadrature import Elementwise
 from handwave.shaping import Shaping
 from handwave.signals import Backward, NoTheoryError, Signal, of_input, same, shaping
+from handwave.wandering import one_input
 
 _MAXIMA = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
@@ -39,7 +40,9 @@ def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         return signal, lambda gradient: gradient
     shape = (*(signal.shape or ())[: -len(windows.sizes)], *windows.total.shape)
     if not signal.moments.second_moment:  # nothing is left of nothing
-        return replace(signal.pooled(shape), function=None), lambda gradient: None
+        units = replace(signal.units, wander=one_input())
+        nothing = replace(signal.pooled(shape), function=None, wander=one_input(), units=units)
+        return nothing, lambda gradient: None
     if signal.function is None:
         raise NoTheoryError("no theory: what enters is not Gaussian")
     loose = windows.loose(signal.wander)
@@ -55,13 +58,13 @@ def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     return after, lambda gradient: windows.transposed(gradient, power)
 
 
-def _windows(layer: Any, signal: Signal) -> Windows:
+def _windows(layer: Any, signal: Signal) -> Pool:
     """Find what a layer averages over."""
     axes, shape = 1 + _kind(layer, AVERAGES) % 3, signal.shape
     if shape is None or not signal.wander.known:
         raise NoTheoryError("no theory of how alike positions are: pass a tensor")
     signal.check_units(-axes - 1, -axes - 1)
-    return Windows(layer, shape[-axes:], math.prod(shape[: -axes - 1]))
+    return Pool(layer, shape[-axes:], math.prod(shape[: -axes - 1]))
 
 
 def _average_of(layer: Any) -> nn.Module:
@@ -70,7 +73,8 @@ def _average_of(layer: Any) -> nn.Module:
     kind: Any = AVERAGES[place]
     if place >= 3:
         return kind(layer.output_size)
-    if set(layer.dilation if isinstance(layer.dilation, tuple) else (layer.dilation,)) != {1}:
+    several = isinstance(layer.dilation, tuple | list)
+    if set(layer.dilation if several else (layer.dilation,)) != {1}:
         raise NoTheoryError("no theory for windows with holes")
     sizes = (layer.kernel_size, layer.stride, layer.padding)
     return kind(*sizes, ceil_mode=layer.ceil_mode, count_include_pad=False)
@@ -80,7 +84,7 @@ def _kind(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:
     return next(place for place, kind in enumerate(kinds) if isinstance(layer, kind))
 
 
-def _averaged(windows: Windows, signal: Signal, function: Elementwise) -> Signal:
+def _averaged(windows: Pool, signal: Signal, function: Elementwise) -> Signal:
     """Follow y = Σ a_p·f(z_p): E[y²] = Σ a_p·a_q·E[f(z_p)·f(z_q)], over all pairs of positions."""
     wander, left = windows.averaged(signal.wander)
     if left <= windows.least:
@@ -88,21 +92,22 @@ def _averaged(windows: Windows, signal: Signal, function: Elementwise) -> Signal
     maps = (part.expand(windows.sizes)[None] for part in (signal.mean, signal.second))
     mean, square = (windows.of(part)[0] for part in maps)
     # Of a position with itself, as it is there; of two of them, as they are on average.
-    beside = windows.own(signal.wander) - windows.alone * windows.of(signal.wander.same).mean(0)
+    same_place = windows.alone * windows.of(signal.wander.same).mean(0)
+    beside = windows.own(signal.wander).mean(0) - same_place
     second = windows.alone * square + signal.moments.second_moment * beside
     size = windows.total.square()
     after = replace(signal, mean=windows.total * mean, second=size * second, wander=wander)
     averages = Averages.of(windows, signal.base or signal)
     rest = averages.base.moments.std * math.sqrt(1 - averages.left) * NORMAL
     slope = slope_of_square(lambda factor: _square(windows, function, averages.base, factor))
-    made = averages.wander(
+    made = averages.followed(
         after, averages.given(function, rest, WEIGHTS), slope, float(size.mean())
     )
     kept = same if function is same else None
     return replace(made, common=common(signal, after), function=kept)
 
 
-def _square(windows: Windows, function: Elementwise, base: Signal, factor: float) -> float:
+def _square(windows: Pool, function: Elementwise, base: Signal, factor: float) -> float:
     """Return E[y²] of an average, Var(z) multiplied by a factor."""
     law = base.moments
     series = Shaping.of(function, law.mean, law.std * math.sqrt(factor))

@@ -17,7 +17,7 @@ from handwave.wandering import Wander
 # many steps each way.
 _LONGEST, _STEPS = 30.0, 24
 
-_HALVINGS = 50
+_HALVINGS = 40
 
 
 def shaped(wander: Wander, function: Elementwise, base: Signal, second: float) -> Wander:
@@ -116,6 +116,8 @@ def _beside(factor: float, axes: int) -> float:
 
 def _apart(factor: float, sizes: tuple[int, ...]) -> float:
     """Average the powers over all pairs of different positions."""
-    even = [torch.full((1, size), 1 / size, dtype=torch.float64) for size in sizes]
-    alone = 1 / math.prod(sizes)
-    return (math.prod(_along(row, row, factor) for row in even) - alone) / (1 - alone)
+    whole, alone = 1.0, 1 / math.prod(sizes)
+    for size in sizes:
+        steps = torch.arange(1, size, dtype=torch.float64)
+        whole *= (size + 2 * float((size - steps) @ factor**steps)) / size**2
+    return (whole - alone) / (1 - alone)

@@ -27,13 +27,19 @@ class NoTheoryError(ValueError):
 
 @dataclass
 class Feedback:
-    """Hold what the layer behind an activation says of the gradient that it will send back.
+    """Hold what pooling behind an activation says of the gradient that it will send back.
 
     Args:
         steeper: E[f'²] where it goes, over that of all entries.
+        slopes: E[f'²] where it goes, 1 without an activation.
+        again: a factor, for what yet another function behind the pooling makes of it.
+        expected: averages a function of z over where it goes.
     """
 
     steeper: float = 1.0
+    slopes: float = 1.0
+    again: float = 1.0
+    expected: Callable[[Elementwise], float] | None = None
 
 
 @dataclass(frozen=True)
