@@ -10,8 +10,8 @@ from torch import nn
 
 import handwave as hw
 from draws import draw, redraw
-from handwave.averages import AVERAGES, Pool
 from handwave.pooling import POOLINGS
+from handwave.pools import AVERAGES, Pool
 from handwave.signals import of_input
 from handwave.sums import convolution
 from test_prediction_bands import DRAWS, batch, check, lecun, one_sided, smooth

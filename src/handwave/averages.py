@@ -1,287 +1,117 @@
-"""Averages over windows of positions, and how alike they are: that of all pairs of positions."""
+"""What is left of a window of positions: a function of their average, and a rest."""
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch import Tensor
 
-from handwave.pairs import neighbours
-from handwave.positions import Decay
-from handwave.wandering import Wander
+from handwave.pools import Pool
+from handwave.quadrature import Elementwise
+from handwave.shaping import Shaping
+from handwave.signals import Signal
+from handwave.units import Units
 
-_ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, *_ADAPTIVE)
+_STEP = 1e-3  # of log Var(z), for a derivative by it
 
-# Share of what independent positions leave of a second moment.
-_LEAST = 0.75
-
-# Of what a model says of neighbours beyond others, what it may be off by.
-_MODEL_ERROR = 0.25
-
-Rows = list[Tensor]  # for each axis, the share of each position in each window
-
-
-class Pool:
-    """Average over the positions of each window, as a layer does.
-
-    Args:
-        layer: any of AVERAGES.
-        sizes: of the map of positions.
-        inputs: how many there are.
-    """
-
-    def __init__(self, layer: Any, sizes: tuple[int, ...], inputs: int) -> None:
-        self.sizes, self.inputs, self.forward = sizes, inputs, layer.forward
-        self.rows: Rows = [_of_axis(layer, axis, size) for axis, size in enumerate(sizes)]
-        # What the weights of each window add up to: less than 1 where padding is counted.
-        self.total = self.forward(torch.ones(1, *sizes, dtype=torch.float64))[0]
-        self.whole = all(bool((rows > 0).all()) for rows in self.rows)
-
-    @property
-    def overlap(self) -> bool:
-        """See whether a position is in several windows."""
-        return any(bool(((rows > 0).sum(0) > 1).any()) for rows in self.rows)
-
-    @property
-    def single(self) -> bool:
-        """See whether every window is one position: then nothing is averaged."""
-        return all(torch.equal(rows, torch.eye(len(rows)).to(rows)) for rows in self.rows)
-
-    @cached_property
-    def alone(self) -> Tensor:
-        """Return of all pairs of a window those of a position with itself; (*map)."""
-        return _pairs(self.rows, self.rows)[0]
-
-    def of(self, maps: Tensor) -> Tensor:
-        """Average some maps over each window; (maps, *map)."""
-        return self.forward(self._map(maps)) / self.total
-
-    def of_neighbours(self, maps: Tensor) -> Tensor:
-        """Average over the neighbours in each window; (pairs, *map), of the shifts as they come."""
-        kinds = neighbours(2 ** len(self.sizes) - 1, len(self.sizes)).tolist()
-        made = [
-            reduce(_contracted, zip(self.rows, kind, strict=True), image)
-            for image, kind in zip(self._map(maps), itertools.cycle(kinds), strict=False)
-        ]
-        return torch.stack(made)
-
-    def transposed(self, gradient: Tensor, power: int) -> Tensor:
-        """Hand the second moment of a window's gradient to its positions; (*map).
-
-        Args:
-            gradient: second moments, (*map of windows), or one for all.
-            power: 2 where each position gets its share of the gradient, 1 where one of them gets
-                all of it.
-        """
-        squares = (gradient * self.total**power).expand(self.total.shape)
-        for rows in self.rows:  # each time the first axis becomes the last
-            squares = _turned((rows**power).T, squares)
-        return squares
-
-    def own(self, wander: Wander) -> Tensor:
-        """Return how alike two positions of a window are, each with itself included.
-
-        Returns:
-            Shape (pairs, *map of windows); pairs are those of `wander`.
-        """
-        return _Likeness.of(self, wander).own
-
-    @property
-    def least(self) -> float:
-        """Return what is left at least: less is too little to be told from nothing."""
-        return _LEAST * float(self.alone.mean())
-
-    def averaged(self, wander: Wander) -> tuple[Wander, float]:
-        """Average likeness over the pairs of two windows.
-
-        Returns:
-            Relative to that of a window with itself, on average; and that.
-        """
-        alike = _Likeness.of(self, wander)
-        own, square = alike.own, self.total.square()
-        left = float((own.mean(0) * square).mean() / square.mean())
-        left = max(left, self._between(wander), self.least)
-        size = square / float(square.mean()) / left
-        pairs = self.inputs * (self.inputs - 1)
-        put = self._other_window(wander)
-        far, within = put(size * self.of(wander.far), pairs), put(size * alike.within, self.inputs)
-        aligned = far if self.whole else put(size * self.of(wander.aligned), pairs)
-        same = put(size * own, self.inputs) if self.whole else size * own
-        middle, scale = within.mean(), float(size.mean())
-        kept = self._kept(wander)
-        return replace(
-            wander,
-            same=same / same.mean(),
-            far=far,
-            aligned=aligned,
-            near=within + (scale * alike.beside() - middle),
-            within=within + (scale * alike.apart() - middle),
-            share=min(wander.share * math.prod(self.sizes) / self.total.numel(), 1.0),
-            noise=min(wander.noise * (scale * kept) ** 2, 1.0),
-            lengths=wander.lengths * kept,
-            skew=wander.skew * kept,
-            modelled=self.total.numel() > 1,
-        ), left
-
-    def loose(self, wander: Wander) -> float:
-        """Return by how much what is left of a second moment may be off, relative.
-
-        Behind other pooling, neighbours are as alike as a model of their likeness has it.
-        """
-        if not wander.modelled or self.whole:
-            return 0.0
-        gap = (float(wander.near.mean()) - float(wander.within.mean())) * _MODEL_ERROR
-        return float(_pairs(self.rows, self.rows)[1].mean()) * abs(gap) / self.averaged(wander)[1]
-
-    def _between(self, wander: Wander) -> float:
-        """Return what inputs share and half of what is a position's own, which nothing cancels."""
-        far, within = float(wander.far.mean()), float(wander.within.mean())
-        return far + 0.5 * float(self.alone.mean()) * max(1 - within, 0.0)
-
-    def _kept(self, wander: Wander) -> float:
-        """Return what share of noise is left of an average."""
-        alone, near = (float(part.mean()) for part in _pairs(self.rows, self.rows))
-        return wander.kept(1 / alone, near / max(1 - alone, 1e-9))
-
-    def _other_window(self, wander: Wander) -> Callable[[Tensor, int], Tensor]:
-        """Make what averages likeness over the other window of a pair, as it was over the one."""
-        kept = self._kept(wander)
-
-        def put(once: Tensor, period: int) -> Tensor:
-            if self.whole and 1 <= period <= len(once) // 2:
-                return _of_each(once, period)
-            return once.mean() + (once - once.mean()) * kept**0.5
-
-        return put
-
-    def _map(self, likeness: Tensor) -> Tensor:
-        """Give likeness a map if it has none."""
-        likeness = likeness if likeness.dim() > 1 else likeness.reshape(-1, *[1] * len(self.sizes))
-        return likeness.expand(len(likeness), *self.sizes)
+# Points and weights for an average over a standard normal number.
+NORMAL = torch.linspace(-6, 6, 96, dtype=torch.float64)  # without 0, where kinks are
+WEIGHTS = torch.softmax(-NORMAL * NORMAL / 2, dim=0)
 
 
 @dataclass(frozen=True)
-class _Likeness:
-    """Hold how alike positions are, averaged over one window; (pairs, *map of windows)."""
-
-    windows: Pool
-    same: Tensor
-    near: Tensor
-    within: Tensor
-    decay: Decay
-
-    @classmethod
-    def of(cls, windows: Pool, wander: Wander) -> "_Likeness":
-        same, within = windows.of(wander.same), windows.of(wander.within)
-        # Where a window is the whole map, neighbours are among all the others.
-        near = within if windows.whole else windows.of_neighbours(wander.near)
-        return cls(windows, same, near, within, Decay.of(wander, windows.sizes))
-
-    @property
-    def own(self) -> Tensor:
-        """Average over the pairs of a window; (pairs, *map of windows)."""
-        rows = self.windows.rows
-        return self._mixed(*_pairs(rows, rows)) + self._beyond(rows, rows)
-
-    def of_pairs(self, one: Rows, other: Rows) -> float:
-        """Average over the pairs of some windows with some others."""
-        alone, near = (part.mean() for part in _pairs(one, other))
-        return float(self._mixed(alone, near).mean()) + self._beyond(one, other)
-
-    def _mixed(self, alone: Tensor, near: Tensor) -> Tensor:
-        """Mix pairs of a position with itself, of neighbours, and of all the others."""
-        return alone * self.same + near * self.near + (1 - alone - near) * self.within
-
-    def _beyond(self, one: Rows, other: Rows) -> float:
-        """Return by how much the others are more alike than any two positions are."""
-        if self.windows.whole:
-            return 0.0
-        alone, near = (float(part.mean()) for part in _pairs(one, other))
-        others = self.decay.of_pairs(one, other) - alone
-        others -= near * self.decay.of_neighbours(len(one))
-        return others - (1 - alone - near) * float(self.within.mean())
-
-    def beside(self) -> float:
-        """Average over the pairs of two neighbouring windows."""
-        rows, found = self.windows.rows, []
-        for axis in [axis for axis, each in enumerate(rows) if len(each) > 1]:
-            one, other = list(rows), list(rows)
-            one[axis], other[axis] = rows[axis][:-1], rows[axis][1:]
-            found.append(self.of_pairs(one, other))
-        return sum(found) / len(found) if found else float(self.within.mean())
-
-    def apart(self) -> float:
-        """Average over the pairs of any two windows, which may overlap."""
-        rows, count = self.windows.rows, self.windows.total.numel()
-        if count == 1:
-            return float(self.within.mean())
-        even = [each.mean(0, keepdim=True) for each in rows]
-        return (self.of_pairs(even, even) - float(self.own.mean()) / count) / (1 - 1 / count)
-
-
-def _of_axis(layer: Any, axis: int, size: int) -> Tensor:
-    """Return the share of each position in each window along one axis; (windows, positions)."""
-
-    def of(value: Any) -> Any:
-        several = isinstance(value, tuple | list)
-        return value[axis % len(value)] if several else value
-
-    if isinstance(layer, _ADAPTIVE):
-        made = nn.AdaptiveAvgPool1d(of(layer.output_size) or size)
-    else:
-        kernel, stride, padding = map(of, (layer.kernel_size, layer.stride, layer.padding))
-        made = nn.AvgPool1d(kernel, stride, padding, layer.ceil_mode, count_include_pad=False)
-    return made.forward(torch.eye(size, dtype=torch.float64)[None])[0].T
-
-
-def _contracted(image: Tensor, axis: tuple[Tensor, int]) -> Tensor:
-    """Average over the windows along the first axis, which becomes the last.
+class Averages:
+    """Hold the averages z̄ of the Gaussian z of a window, Gaussian again.
 
     Args:
-        image: how alike each position and its neighbour are.
-        axis: the share of each position in each window, and whether the neighbour is along it.
+        base: the signal of the z.
+        units: the z̄.
+        left: what is left of the variance of z.
+        says: what share of the differences among the sizes of units these of the z̄ explain.
     """
-    rows, step = axis
-    if step:
-        rows = rows * pad(rows[:, 1:], (0, 1))
-    rows = rows / rows.sum(1, keepdim=True).clamp_min(1e-9)
-    return _turned(rows, image)
 
+    base: Signal
+    units: Units
+    left: float
+    says: float
 
-def _turned(rows: Tensor, image: Tensor) -> Tensor:
-    """Multiply along the first axis, which becomes the last."""
-    product = rows @ image.reshape(len(image), -1)
-    return product.reshape(-1, *image.shape[1:]).movedim(0, -1)
+    @classmethod
+    def of(cls, pool: Pool, base: Signal) -> "Averages":
+        """Average over windows, and keep what is known of the units' size as far as it says."""
+        units, law = base.units, base.moments
+        before = units.wander
+        wander, own = pool.averaged(before)
+        if own <= pool.least:  # of what nearly cancels, likeness is but noise
+            wander = wander.mapped(lambda likeness: likeness.clamp(-1, 1))
+        of_all, of_averages = (each.mean(torch.square) for each in (before, wander))
+        says = min(own * own * of_averages / of_all, 1.0) if of_all else 0.0
+        known = units.known * says * of_averages / (of_all or 1.0)
+        units = replace(units, wander=wander, known=known, known_mean=units.known_mean / own)
+        settled = known if units.settled else 0.0
+        units = replace(units, settled=settled, unsure=units.unsure * says, of_inputs=0.0)
+        share = law.mean**2 / (law.second_moment or 1.0)
+        left = min(max(own - share, 0.0) / (1 - share or 1.0), 1.0)
+        return cls(base, units, left, says)
 
+    def given(self, function: Elementwise, rest: Tensor, weights: Tensor) -> Shaping:
+        """Expand E[f(z̄ + d)] in z̄.
 
-def _pairs(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
-    """Return what share of pairs, one of each window, are the same position, and neighbours."""
-    padded = [pad(rows, (1, 1)) for rows in other]
-    around = [rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] for rows in padded]
-    alone, near = (
-        reduce(
-            lambda made, vector: made[..., None] * vector,
-            [(a * b).sum(1) for a, b in zip(one, others, strict=True)],
+        Args:
+            function: f.
+            rest: values of d.
+            weights: their probabilities.
+        """
+        law = self.base.moments
+        return Shaping.of(
+            lambda z: function(z[..., None] + rest) @ weights,
+            law.mean,
+            law.std * math.sqrt(self.left),
         )
-        for others in (other, around)
-    )
-    return alone, near - alone
+
+    def followed(self, after: Signal, series: Shaping, slope: float, size: float = 1.0) -> Signal:
+        """Return a signal that knows how far its second moment stands off, and its units.
+
+        What is left of a window is taken for g(z̄) = E[y | z̄], and a rest that is independent in
+        every window.
+
+        Args:
+            after: what is left, with the likeness of windows.
+            series: of g.
+            slope: d log E[y²] / d log Var(z).
+            size: a factor on g².
+        """
+        units, before, second = self.units, self.base.units, after.moments.second_moment
+        still = replace(units, wander=replace(units.wander, cumulants=(0.0, 0.0, 0.0)))
+        fresh, part = still.through(series), min(series.second * size / (second or 1.0), 1.0)
+        of_rest = 2 * (1 - part) ** 2 + 4 * (1 - part) * part
+        # The likeness that was added up is that of one draw.
+        steep = part * series.slope
+        drawn = 2 * steep**2 * units.wander.noise * units.wander.mean(torch.square)
+        # A unit of large weights is large everywhere, of which the averages tell a share.
+        open_ = max(before.wander.of_one_unit - before.known, 0.0) * (1 - self.says)
+        sizes = max(slope**2 - steep**2, 0.0) * open_ / before.phases
+        own = (after.wander.share * of_rest + sizes) / before.count
+        off = before.wander.scaled(slope).plus(fresh.cumulants[1] * part**2 + own + drawn)
+        wander = replace(
+            after.wander,
+            cumulants=off.cumulants,
+            lengths=fresh.lengths * part**2,
+            noise=min(max(after.wander.noise, fresh.noise * part**2), 1.0),
+        )
+        return replace(
+            after, wander=wander, units=units, function=None, base=None, taken=0.0, largest=None
+        )
 
 
-def _of_each(once: Tensor, period: int) -> Tensor:
-    """Average over the shifts at which each pair of inputs is followed; pairs come in turns.
+def slope_of_square(second: Callable[[float], float]) -> float:
+    """Return d log E[y²] / d log Var(z), E[y²] being a function of a factor on Var(z)."""
+    before = second(1.0)
+    return math.log(second(1 + _STEP) / before) / _STEP if before > 0 else 1.0
 
-    What is left of the differences among shifts is taken out of those among pairs.
-    """
-    turns = len(once) // period
-    table = once[: turns * period].reshape(turns, period, *once.shape[1:])
-    means = table.mean(0)
-    between, noise = float(means.var(0, correction=0).mean()), float(table.var(0).mean()) / turns
-    kept = max(1 - noise / between, 0.0) if between else 0.0
-    return once.mean() + (means - means.mean()) * kept**0.5
+
+def common(signal: Signal, after: Signal) -> float:
+    """Return what two units have in common: as much less as one is left to vary by."""
+    before, law = signal.moments, after.moments
+    left = law.var / before.var if before.var else 0.0
+    return law.mean**2 + (signal.common - before.mean**2) * left

@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from handwave.averages import Pool
-from handwave.pooled import NORMAL, WEIGHTS, Averages, common, slope_of_square
+from handwave.averages import NORMAL, WEIGHTS, Averages, common, slope_of_square
+from handwave.pools import Pool
 from handwave.positions import Decay
 from handwave.quadrature import Elementwise
 from handwave.signals import NoTheoryError, Signal
@@ -119,7 +119,7 @@ def _expected(y: Tensor) -> float:
     return float(WEIGHTS @ y.mean((0, 2)))
 
 
-def largest(windows: Pool, signal: Signal, function: Elementwise) -> Signal:
+def largest(pool: Pool, signal: Signal, function: Elementwise) -> Signal:
     """Follow the largest of each window.
 
     Writes in the feedback of `signal` which slopes of the activation in front a gradient meets.
@@ -128,31 +128,39 @@ def largest(windows: Pool, signal: Signal, function: Elementwise) -> Signal:
         NoTheoryError: f falls, or some positions of a window are much more alike than others.
     """
     base = signal.base or signal
-    _check(windows, function, base)
-    law, count = base.moments, 1 / float(windows.alone.mean())
-    averages = Averages.of(windows, base)
+    _check(pool, function, base)
+    law, count = base.moments, 1 / float(pool.alone.mean())
+    averages = Averages.of(pool, base)
     apart = math.sqrt(min(max(1 - averages.left, 0.0) / max(1 - 1 / count, 1e-9), 1.0))
     of = _Largest(function, averages.left, apart, _lengths(base.units.unlike))
-    mean, second = _by_window(windows, of, base)
+    mean, second = _by_window(pool, of, base)
     above = apart * law.std * above_mean(round(count))
     series = averages.given(function, above, torch.full_like(above, 1 / len(above)))
-
-    def square(factor: float) -> float:
-        return of.moments(count, law.mean, law.mean**2 + factor * law.var)[1]
-
     wander, part = averages.units.through(series), series.second / float(second.mean())
     wander = replace(wander.mapped(lambda likeness: part * likeness), same=wander.same)
     after = replace(signal, mean=mean, second=second, wander=wander)
-    window = (count, law.mean, law.second_moment)
+    _tell(signal, of, (count, law.mean, law.second_moment))
+    slope = slope_of_square(
+        lambda factor: of.moments(count, law.mean, law.mean**2 + factor * law.var)[1]
+    )
+    made = averages.followed(after, series, slope)
+    off = made.wander.plus(_error(signal, after, count, apart) ** 2)
+    return replace(made, common=common(signal, after), wander=off)
+
+
+def _tell(signal: Signal, of: _Largest, window: tuple[float, float, float]) -> None:
+    """Say which slopes of an activation in front a gradient meets."""
     signal.feedback.expected = lambda fn: of.expected(fn, *window)
     if signal.base is not None:
         anywhere = replace(of, left=1.0, apart=0.0).slopes(1, *window[1:])
         here = of.slopes(*window)
         signal.feedback.slopes, signal.feedback.steeper = here, here / (anywhere or 1.0)
-    made = averages.followed(after, series, slope_of_square(square))
+
+
+def _error(signal: Signal, after: Signal, count: float, apart: float) -> float:
+    """Return what a second moment is off by, relative, where positions are not alike in pairs."""
     grown = max(1 - signal.moments.second_moment / after.moments.second_moment, 0.0)
-    error = _MODEL_ERROR * max(math.sqrt(count) - 2, 0.0) + _SMOOTH_ERROR * grown * (1 - apart**2)
-    return replace(made, common=common(signal, after), wander=made.wander.plus(error**2))
+    return _MODEL_ERROR * max(math.sqrt(count) - 2, 0.0) + _SMOOTH_ERROR * grown * (1 - apart**2)
 
 
 def _lengths(unlike: float) -> Tensor:
@@ -162,23 +170,23 @@ def _lengths(unlike: float) -> Tensor:
     return lengths / lengths.square().mean().sqrt()
 
 
-def _check(windows: Pool, function: Elementwise, base: Signal) -> None:
+def _check(pool: Pool, function: Elementwise, base: Signal) -> None:
     """Refuse what the largest z does not decide, or of which too little is known."""
     law = base.moments
     y = function(law.mean + law.std * NORMAL)
     fall = float(WEIGHTS @ (y.cummax(0).values - y).square())
     if fall > _FALL * float(WEIGHTS @ y.square()):
         raise NoTheoryError("no theory: the largest of a function that falls")
-    decay, alone = Decay.of(base.units.wander, windows.sizes), float(windows.alone.mean())
-    others = (decay.of_pairs(windows.rows, windows.rows) - alone) / max(1 - alone, 1e-9)
-    if alone < 1 and decay.of_neighbours(len(windows.sizes)) - others > _UNLIKE:
+    decay, alone = Decay.of(base.units.wander, pool.sizes), float(pool.alone.mean())
+    others = (decay.of_pairs(pool.rows, pool.rows) - alone) / max(1 - alone, 1e-9)
+    if alone < 1 and decay.of_neighbours(len(pool.sizes)) - others > _UNLIKE:
         raise NoTheoryError("no theory: neighbours are more alike than others of a window")
 
 
-def _by_window(windows: Pool, of: _Largest, base: Signal) -> tuple[Tensor, Tensor]:
+def _by_window(pool: Pool, of: _Largest, base: Signal) -> tuple[Tensor, Tensor]:
     """Return E[y] and E[y²] of each window; (*map)."""
-    maps = (part.expand(windows.sizes)[None] for part in (base.mean, base.second))
-    table = torch.stack([1 / windows.alone, *(windows.of(part)[0] for part in maps)])
+    maps = (part.expand(pool.sizes)[None] for part in (base.mean, base.second))
+    table = torch.stack([1 / pool.alone, *(pool.of(part)[0] for part in maps)])
     # Windows that differ by less than 1 % are taken together.
     size = float(base.second.mean()) ** 0.5
     finest = torch.tensor([1.0, 0.01 * size, 0.01 * size * size], dtype=torch.float64)

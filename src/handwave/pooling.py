@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from handwave.averages import AVERAGES, Pool
+from handwave.averages import NORMAL, WEIGHTS, Averages, common, slope_of_square
 from handwave.largest import largest
-from handwave.pooled import NORMAL, WEIGHTS, Averages, common, slope_of_square
+from handwave.pools import AVERAGES, Pool
 from handwave.quadrature import Elementwise
 from handwave.shaping import Shaping
 from handwave.signals import Backward, NoTheoryError, Signal, of_input, same, shaping
