@@ -107,12 +107,14 @@ def test_a_function_and_the_largest_may_change_places():
     assert first.second_moment == pytest.approx(second.second_moment, rel=0.01)  # edges apart
 
 
+@pytest.mark.parametrize("images", [batch, one_sided])
 @pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)])
-def test_behind_a_norm_over_the_batch_pooling_is_what_its_draws_are(pool):
+def test_behind_a_norm_over_the_batch_pooling_is_what_its_draws_are(pool, images):
     model = lecun(conv(4, 32), nn.BatchNorm2d(32), nn.ReLU(), pool, nn.Flatten(1))
-    found = draw(model, batch(8, 4, 8, 8), DRAWS, again=redraw)
-    right(found, [3], 0.03)
-    check(found, [3], widest=3.5)
+    found = draw(model, images(8, 4, 8, 8), DRAWS, again=redraw)
+    right(found, [3], 0.04)
+    if images is batch:
+        check(found, [3], widest=3.5)
 
 
 @pytest.mark.parametrize("axes", [1, 3])
@@ -325,3 +327,11 @@ def test_very_smooth_images_have_wide_bands_behind_the_largest():
     found = draw(lecun(conv(4, 32), nn.ReLU(), nn.MaxPool2d(4)), x, 100, again=redraw)
     low, high = found.predicted.layers[2].band or (0, 0)
     assert float(((found.second[2] > low) & (found.second[2] < high)).float().mean()) > 0.85
+
+
+def test_the_largest_of_a_large_window_has_the_error_of_its_model_in_its_band():
+    model = lecun(nn.Conv3d(3, 16, 3, padding=1, bias=False), nn.ReLU(), nn.AdaptiveMaxPool3d(1))
+    found = draw(model, batch(4, 3, 7, 7, 7), 100, again=redraw)
+    right(found, [2], 0.15)
+    low, high = found.predicted.layers[2].band or (0, 0)
+    assert float(((found.second[2] > low) & (found.second[2] < high)).float().mean()) > 0.9
