@@ -30,6 +30,7 @@ ORDER = [
     "restoring",
     "differentiating",
     "measuring",
+    "roots",
     "cumulants",
     "shaping",
     "wandering",

@@ -16,7 +16,7 @@ from handwave.norms import (
     check_channels,
     normalized,
 )
-from handwave.pairs import moved, neighbours
+from handwave.pairs import beside
 from handwave.signals import Backward, NoTheoryError, Signal
 from handwave.units import Units
 from handwave.wandering import Wander, one_input
@@ -93,14 +93,9 @@ def _centred(wander: Wander) -> tuple[Wander, float]:
         _centred_twice(part, own, lengths) / rest for part in (wander.far, wander.within)
     )
     aligned = (wander.aligned - 2 * own + shared) / rest
-    near = (wander.near - own - _beside(own, len(wander.near)) + shared) / rest
+    others = beside(own.expand(len(wander.near), *own.shape))
+    near = (wander.near - own - others + shared) / rest
     return replace(wander, same=same, far=far, aligned=aligned, near=near, within=within), rest
-
-
-def _beside(own: Tensor, pairs: int) -> Tensor:
-    """Return what the neighbour of each position has in common with all; (pairs, *map)."""
-    kinds = neighbours(pairs, own.dim()).tolist() if own.dim() else [[]] * pairs
-    return torch.stack([moved(own, kind) for kind in kinds])
 
 
 def _centred_twice(far: Tensor, own: Tensor, lengths: float) -> Tensor:

@@ -1,10 +1,11 @@
 """The law of a log, known by three cumulants: that of a product of χ², to which they belong."""
 
 import math
-from collections.abc import Callable
 from functools import cache
 
 import torch
+
+from handwave.roots import falling_root
 
 Cumulants = tuple[float, float, float]
 
@@ -34,8 +35,8 @@ def quantile(cumulants: Cumulants, p: float) -> float:
     skew = -third / var**1.5
     if skew < 1e-3:  # ν above 10⁶
         return normal
-    half = _bisect(lambda h: _skew(h) - skew, 1e-3, 1e7)
-    point = math.log(_bisect(lambda x: p - _gamma_cdf(half, x), 1e-300, 50 + 4 * half))
+    half = falling_root(lambda h: _skew(h) - skew, 1e-3, 1e7)
+    point = math.log(falling_root(lambda x: p - _gamma_cdf(half, x), 1e-300, 50 + 4 * half))
     first, second, _ = of_log_gamma(1 / half)
     scale = math.sqrt(var / second)
     return mean + scale * (point - math.log(half) - first)
@@ -50,11 +51,3 @@ def _skew(half: float) -> float:
 def _gamma_cdf(half: float, x: float) -> float:
     a, b = (torch.tensor(v, dtype=torch.float64) for v in (half, x))
     return float(torch.special.gammainc(a, b))
-
-
-def _bisect(fn: Callable[[float], float], low: float, high: float) -> float:
-    """Find where a falling function crosses zero, halving on a log scale."""
-    for _ in range(64):
-        middle = math.sqrt(low) * math.sqrt(high)
-        low, high = (middle, high) if fn(middle) > 0 else (low, middle)
-    return math.sqrt(low) * math.sqrt(high)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from handwave.activations import activation_moments
 from handwave.laws import slope_of
-from handwave.norms import BATCH_NORMS, by_batch
+from handwave.norms import over_batch
 from handwave.running import own_class
 from handwave.signals import Signal
 from handwave.sums import is_sum
@@ -35,7 +35,7 @@ def _before_norm(layer: nn.Module, following: nn.Module) -> float:
     A unit of large weights has a large variance, by which the norm divides its gradient: of
     E[|w|²/var], E[|w|²]·E[1/var] leaves out −Cov(|w|², var) = −2/fan_in, relative.
     """
-    return 1 - 2 / max(fans(layer).fan_in, 4.0) if _over_batch(following) else 1.0
+    return 1 - 2 / max(fans(layer).fan_in, 4.0) if over_batch(following) else 1.0
 
 
 def _by_norm(layer: nn.Module, after: Signal, following: Sequence[nn.Module]) -> float:
@@ -53,13 +53,9 @@ def _by_norm(layer: nn.Module, after: Signal, following: Sequence[nn.Module]) ->
         return 1.0
     along = activation_moments(lambda z: (slope or _one)(z) * (z - law.mean) / law.std, law)
     less = 1 - along.second_moment / slopes.second_moment
-    if _over_batch(layer) and len(rest) > 1 and is_sum(rest[0]) and _over_batch(rest[1]):
+    if over_batch(layer) and len(rest) > 1 and is_sum(rest[0]) and over_batch(rest[1]):
         less += slopes.mean**2 / slopes.second_moment
     return max(1 + after.taken * less, 0.0)
-
-
-def _over_batch(layer: nn.Module) -> bool:
-    return own_class(layer) in BATCH_NORMS and by_batch(layer)
 
 
 def _one(z: Tensor) -> Tensor:

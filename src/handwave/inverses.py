@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from handwave.roots import falling_root
+
 _LEAST = 1e-7  # relative variances below are none: float32 leaves so much of a mean of squares
 _MANY = 100.0  # numbers, beyond which it does not matter how unequal they are
-
-_HALVINGS = 60
 
 _T = torch.logspace(-8, 8, 4001, dtype=torch.float64)  # where the transform is looked at
 
@@ -56,10 +56,11 @@ def _log_transform(unlike: float, rank: float | None) -> Tensor:
 
 def _falling(count: float, rank: int) -> Tensor:
     """Return numbers that fall by one factor and add up to 1, their squares to 1/count."""
-    places, low, high = torch.arange(rank, dtype=torch.float64), 0.0, 1.0
-    for _ in range(_HALVINGS):
-        each = ((low + high) / 2) ** places
-        unequal = float(each.square().sum()) * count > float(each.sum()) ** 2
-        low, high = ((low + high) / 2, high) if unequal else (low, (low + high) / 2)
-    each = high**places
+    places = torch.arange(rank, dtype=torch.float64)
+
+    def unequal(factor: float) -> float:
+        each = factor**places
+        return float(each.square().sum()) * count - float(each.sum()) ** 2
+
+    each = falling_root(unequal, 1e-9, 1.0) ** places
     return each / each.sum()

@@ -114,7 +114,7 @@ def restart(layer: Any, shape: tuple[int, ...] | None, of_sums: bool) -> Signal 
     sizes = {nn.LayerNorm: "normalized_shape", nn.RMSNorm: "normalized_shape"}
     if law in sizes:
         count = math.prod(layer.normalized_shape)
-    elif law in BATCH_NORMS and by_batch(layer):
+    elif over_batch(layer):
         count = layer.num_features
     elif law is nn.GroupNorm:
         count = layer.num_channels
@@ -173,6 +173,11 @@ def by_batch(layer: Any) -> bool:
     return layer.training or layer.running_var is None
 
 
+def over_batch(layer: nn.Module) -> bool:
+    """Tell a norm that measures the batch."""
+    return own_class(layer) in BATCH_NORMS and by_batch(layer)
+
+
 def check_channels(layer: nn.Module, channels: int, signal: Signal) -> None:
     """Refuse a signal that has not so many channels along axis 1."""
     shape, law = signal.shape, own_class(layer)
@@ -184,7 +189,7 @@ def check_channels(layer: nn.Module, channels: int, signal: Signal) -> None:
             f"{law.__name__} is for {channels} channels along axis 1, "
             f"but gets an input of shape {shape}"
         )
-    if law in BATCH_NORMS and by_batch(layer) and math.prod(shape) == channels:
+    if over_batch(layer) and math.prod(shape) == channels:
         raise ValueError(
             f"{law.__name__} in training mode needs more than one value per channel, "
             f"but gets an input of shape {shape}; call .eval() or pass more inputs"

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -100,7 +101,7 @@ def _of_maps(points: Tensor, share: float) -> Wander:
         same=_products(points, first, first, none),
         far=_products(points, first, second, some),
         aligned=_products(points, first, second, none),
-        near=_products(points, first, first, neighbours(pairs, len(sizes)), turned=True),
+        near=(points[first] * beside(points[first], len(sizes))).sum(-1),
         within=_products(points, first, first, some),
         share=share,
     )
@@ -111,13 +112,27 @@ def shifts(places: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return torch.stack(torch.unravel_index(places, sizes), dim=1)
 
 
-def neighbours(pairs: int, axes: int) -> Tensor:
-    """Return the shifts to the neighbours in each direction, and to those across; (pairs, axes)."""
-    near = torch.tensor([s for s in itertools.product((0, 1), repeat=axes) if any(s)])
-    return near[torch.arange(pairs) % len(near)]
+def neighbours(axes: int) -> Sequence[tuple[int, ...]]:
+    """Return the shifts to the neighbours in each direction, and to those across."""
+    return [kind for kind in itertools.product((0, 1), repeat=axes) if any(kind)]
 
 
-def moved(image: Tensor, shift: list[int]) -> Tensor:
+def beside(maps: Tensor, axes: int | None = None) -> Tensor:
+    """Put neighbours in the place of positions, in each direction in turn.
+
+    Args:
+        maps: shape (pairs, *map, …).
+        axes: of the map; by default all but the first.
+    """
+    kinds = neighbours(maps.dim() - 1 if axes is None else axes)
+    if not kinds:
+        return maps
+    return torch.stack(
+        [moved(image, kind) for image, kind in zip(maps, itertools.cycle(kinds), strict=False)]
+    )
+
+
+def moved(image: Tensor, shift: Sequence[int]) -> Tensor:
     """Put each position's neighbour in its place, (*map, …); at an edge, the one on this side."""
     for axis, step in enumerate(shift):
         size = image.shape[axis]
@@ -127,14 +142,12 @@ def moved(image: Tensor, shift: list[int]) -> Tensor:
     return image
 
 
-def _products(
-    points: Tensor, first: Tensor, second: Tensor, shifts: Tensor, turned: bool = False
-) -> Tensor:
+def _products(points: Tensor, first: Tensor, second: Tensor, shifts: Tensor) -> Tensor:
     """Multiply images of the batch position by position; (pairs, *map)."""
     axes = tuple(range(points.dim() - 2))
     pairs = zip(first.tolist(), second.tolist(), shifts.tolist(), strict=True)
-    put = moved if turned else lambda image, shift: image.roll(shift, axes)
-    return torch.stack([(points[a] * put(points[b], shift)).sum(-1) for a, b, shift in pairs])
+    moved = [(points[a] * points[b].roll(shift, axes)).sum(-1) for a, b, shift in pairs]
+    return torch.stack(moved)
 
 
 def drawn(below: int, count: int, again: bool = False) -> Tensor:

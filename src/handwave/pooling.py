@@ -112,4 +112,4 @@ def _square(windows: Pool, function: Elementwise, base: Signal, factor: float) -
     law = base.moments
     series = Shaping.of(function, law.mean, law.std * math.sqrt(factor))
     made = replace(shaping(function, base), values=series.values, second=series.second)
-    return windows.averaged(base.units.wander.mapped(made.likeness))[1] * series.second
+    return windows.left(base.units.wander.mapped(made.likeness)) * series.second

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from handwave.pairs import neighbours
 from handwave.positions import Decay
-from handwave.wandering import Wander
+from handwave.wandering import Wander, on_map
 
 _ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, *_ADAPTIVE)
@@ -54,20 +54,25 @@ class Pool:
         return all(torch.equal(rows, torch.eye(len(rows)).to(rows)) for rows in self.rows)
 
     @cached_property
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """Return of all pairs of a window those of one position, and of neighbours; (*map)."""
+        return _pairs(self.rows, self.rows)
+
+    @property
     def alone(self) -> Tensor:
         """Return of all pairs of a window those of a position with itself; (*map)."""
-        return _pairs(self.rows, self.rows)[0]
+        return self.shares[0]
 
     def of(self, maps: Tensor) -> Tensor:
         """Average some maps over each window; (maps, *map)."""
-        return self.forward(self._map(maps)) / self.total
+        return self.forward(on_map(maps, self.sizes)) / self.total
 
     def of_neighbours(self, maps: Tensor) -> Tensor:
         """Average over the neighbours in each window; (pairs, *map), of the shifts as they come."""
-        kinds = neighbours(2 ** len(self.sizes) - 1, len(self.sizes)).tolist()
+        kinds = itertools.cycle(neighbours(len(self.sizes)))
         made = [
             reduce(_contracted, zip(self.rows, kind, strict=True), image)
-            for image, kind in zip(self._map(maps), itertools.cycle(kinds), strict=False)
+            for image, kind in zip(on_map(maps, self.sizes), kinds, strict=False)
         ]
         return torch.stack(made)
 
@@ -104,9 +109,7 @@ class Pool:
             Relative to that of a window with itself, on average; and that.
         """
         alike = _Likeness.of(self, wander)
-        own, square = alike.own, self.total.square()
-        left = float((own.mean(0) * square).mean() / square.mean())
-        left = max(left, self._between(wander), self.least)
+        own, left, square = alike.own, self._left(wander, alike), self.total.square()
         size = square / float(square.mean()) / left
         pairs = self.inputs * (self.inputs - 1)
         put = self._other_window(wander)
@@ -129,6 +132,15 @@ class Pool:
             modelled=self.total.numel() > 1,
         ), left
 
+    def left(self, wander: Wander) -> float:
+        """Return how alike two positions of a window are on average, each with itself included."""
+        return self._left(wander, _Likeness.of(self, wander))
+
+    def _left(self, wander: Wander, alike: "_Likeness") -> float:
+        square = self.total.square()
+        left = float((alike.own.mean(0) * square).mean() / square.mean())
+        return max(left, self._between(wander), self.least)
+
     def loose(self, wander: Wander) -> float:
         """Return by how much what is left of a second moment may be off, relative.
 
@@ -137,7 +149,7 @@ class Pool:
         if not wander.modelled or self.whole:
             return 0.0
         gap = (float(wander.near.mean()) - float(wander.within.mean())) * _MODEL_ERROR
-        return float(_pairs(self.rows, self.rows)[1].mean()) * abs(gap) / self.averaged(wander)[1]
+        return float(self.shares[1].mean()) * abs(gap) / self.left(wander)
 
     def _between(self, wander: Wander) -> float:
         """Return what inputs share and half of what is a position's own, which nothing cancels."""
@@ -146,7 +158,7 @@ class Pool:
 
     def _kept(self, wander: Wander) -> float:
         """Return what share of noise is left of an average."""
-        alone, near = (float(part.mean()) for part in _pairs(self.rows, self.rows))
+        alone, near = (float(part.mean()) for part in self.shares)
         return wander.kept(1 / alone, near / max(1 - alone, 1e-9))
 
     def _other_window(self, wander: Wander) -> Callable[[Tensor, int], Tensor]:
@@ -159,11 +171,6 @@ class Pool:
             return once.mean() + (once - once.mean()) * kept**0.5
 
         return put
-
-    def _map(self, likeness: Tensor) -> Tensor:
-        """Give likeness a map if it has none."""
-        likeness = likeness if likeness.dim() > 1 else likeness.reshape(-1, *[1] * len(self.sizes))
-        return likeness.expand(len(likeness), *self.sizes)
 
 
 @dataclass(frozen=True)
@@ -183,11 +190,11 @@ class _Likeness:
         near = within if windows.whole else windows.of_neighbours(wander.near)
         return cls(windows, same, near, within, Decay.of(wander, windows.sizes))
 
-    @property
+    @cached_property
     def own(self) -> Tensor:
         """Average over the pairs of a window; (pairs, *map of windows)."""
         rows = self.windows.rows
-        return self._mixed(*_pairs(rows, rows)) + self._beyond(rows, rows)
+        return self._mixed(*self.windows.shares) + self._beyond(rows, rows)
 
     def of_pairs(self, one: Rows, other: Rows) -> float:
         """Average over the pairs of some windows with some others."""

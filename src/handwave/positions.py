@@ -1,14 +1,14 @@
 """Positions of one input: how alike two of them are, next to each other and further apart."""
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from handwave.pairs import moved, neighbours
+from handwave.pairs import beside, neighbours
 from handwave.quadrature import Elementwise
+from handwave.roots import falling_root
 from handwave.shaping import Shaping
 from handwave.signals import Signal
 from handwave.wandering import Wander
@@ -16,8 +16,6 @@ from handwave.wandering import Wander
 # Square lengths up to so many times the average, and down to its inverse, are told apart in so
 # many steps each way.
 _LONGEST, _STEPS = 30.0, 24
-
-_HALVINGS = 40
 
 
 def shaped(wander: Wander, function: Elementwise, base: Signal, second: float) -> Wander:
@@ -36,12 +34,10 @@ def shaped(wander: Wander, function: Elementwise, base: Signal, second: float) -
     if axes < 1 or len(wander.same) != len(wander.within) or not base.moments.std:
         return wander
     roots = wander.same.clamp_min(1e-9).sqrt()
-    kinds = neighbours(len(roots), axes).tolist()
-    beside = torch.stack([moved(root, kind) for root, kind in zip(roots, kinds, strict=True)])
     image = roots.flatten(1).mean(1).square().reshape(-1, *[1] * axes)
     return replace(
         wander,
-        near=_put(wander.near, roots * beside, function, base) / second,
+        near=_put(wander.near, roots * beside(roots), function, base) / second,
         within=_put(wander.within, image, function, base) / second,
     )
 
@@ -76,15 +72,15 @@ class Decay:
     def of(cls, wander: Wander, sizes: tuple[int, ...]) -> "Decay":
         """Find what makes neighbours, and different positions on average, as alike as they are."""
         near, within = float(wander.near.mean()), float(wander.within.mean())
-        low, high = 0.0, 1.0 if 1 > near > within else 0.0
-        for _ in range(_HALVINGS):
-            factor = (low + high) / 2
-            apart = (1 - near) * (1 - _apart(factor, sizes))
-            low, high = (
-                (factor, high) if apart < (1 - within) * (1 - _beside(factor, len(sizes)))
-                else (low, factor)
-            )  # fmt: skip
-        return cls(low, 1 - (1 - within) / (1 - _apart(low, sizes)))
+        if not 1 > near > within:
+            return cls(0.0, within)
+
+        def too_near(factor: float) -> float:
+            beside = (1 - within) * (1 - _beside(factor, len(sizes)))
+            return beside - (1 - near) * (1 - _apart(factor, sizes))
+
+        factor = falling_root(too_near, 1e-9, 1 - 1e-9)
+        return cls(factor, 1 - (1 - within) / (1 - _apart(factor, sizes)))
 
     def of_pairs(self, one: list[Tensor], other: list[Tensor]) -> float:
         """Average over pairs of positions, one of each window.
@@ -110,8 +106,8 @@ def _along(one: Tensor, other: Tensor, factor: float) -> float:
 
 def _beside(factor: float, axes: int) -> float:
     """Average the powers over neighbours, those across included."""
-    steps = [sum(kind) for kind in itertools.product((0, 1), repeat=axes)][1:]
-    return sum(factor**step for step in steps) / len(steps)
+    kinds = neighbours(axes)
+    return sum(factor ** sum(kind) for kind in kinds) / len(kinds)
 
 
 def _apart(factor: float, sizes: tuple[int, ...]) -> float:

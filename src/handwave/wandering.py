@@ -148,6 +148,12 @@ class Wander:
         return second_moment * math.exp(low), second_moment * math.exp(high)
 
 
+def on_map(likeness: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Give likeness a map if it has none; (pairs, *map)."""
+    likeness = likeness if likeness.dim() > 1 else likeness.reshape(-1, *[1] * len(sizes))
+    return likeness.expand(len(likeness), *sizes)
+
+
 CLASSES = ("same", "far", "aligned", "near", "within")
 
 

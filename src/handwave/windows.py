@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from handwave.pairs import drawn, moved, neighbours, shifts
 from handwave.twins import twin
-from handwave.wandering import Wander
+from handwave.wandering import Wander, on_map
 
 # Numbers seen by all windows together, and by one: beyond, pairs of images have to do.
 _MOST_SEEN, _WIDEST = 1 << 24, 1024
@@ -55,7 +55,9 @@ class Windows:
     def average(self, wander: Wander) -> Wander:
         """Average likeness over windows; what is noise in it averages out, where it differs."""
         places = self.count.numel()
-        averaged = wander.mapped(lambda likeness: self.stacked(self._map(likeness)) / self.seen)
+        averaged = wander.mapped(
+            lambda likeness: self.stacked(on_map(likeness, self.sizes)) / self.seen
+        )
         overlaps, beside = self._overlaps(len(averaged.far))
         far, within = averaged.far * overlaps, averaged.within * overlaps
         if len(overlaps) > 1:  # among pairs of different inputs, some are of one position
@@ -87,8 +89,7 @@ class Windows:
             strides = torch.tensor(self.layer.stride)
             some = some // strides * strides
         far = [inside.roll(shift, axes) for shift in some.tolist()]
-        kinds = neighbours(2 ** len(axes) - 1, len(axes)).tolist()
-        near = [moved(inside, [0, *kind]) for kind in kinds]
+        near = [moved(inside, (0, *kind)) for kind in neighbours(len(axes))]
 
         def share(others: list[Tensor]) -> Tensor:
             both = torch.stack([(inside * other).sum(0) for other in others])
@@ -128,11 +129,6 @@ class Windows:
         made: Any = twin(self.layer, each.transpose(0, 1) if self.layer.transposed else each)
         made.__dict__["out_channels"] = places
         return made
-
-    def _map(self, likeness: Tensor) -> Tensor:
-        """Give likeness a map if it has none."""
-        likeness = likeness if likeness.dim() > 1 else likeness.reshape(-1, *[1] * len(self.sizes))
-        return likeness.expand(len(likeness), *self.sizes)
 
 
 def _neighbours(layer: _ConvNd) -> float:
