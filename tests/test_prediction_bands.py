@@ -132,7 +132,10 @@ def test_a_band_of_units_of_one_size_over_the_batch_fits(activation):
 def test_a_band_of_few_numbers_of_known_mean_square_holds(activation, inputs):
     # None of n such numbers is beyond √n: a Gaussian's tanh² is smaller by many widths of a band.
     model = lecun(nn.Linear(64, 64), nn.BatchNorm1d(64), activation())
-    check(draw(model, batch(inputs, 64), DRAWS, again=redraw), [2], widest=2.4)
+    found = draw(model, batch(inputs, 64), DRAWS, again=redraw)
+    check(found, [2], widest=1.9)
+    # 1/v of three squares has no variance: what is left of it is that of what is met.
+    check(found, [1])
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
@@ -154,8 +157,7 @@ def test_a_band_of_channels_of_one_size_over_the_batch_fits(activation, images):
         for layer in (nn.Conv2d(before, 16, 3, padding=1), nn.BatchNorm2d(16), activation())
     ]
     model = lecun(*blocks, nn.Conv2d(16, 16, 3, padding=1))
-    widest = 1.6 if images is smooth else 1.5
-    check(draw(model, images(8, 3, 8, 8), DRAWS, again=redraw), [0, 2, 3, 5, 6], widest)
+    check(draw(model, images(8, 3, 8, 8), DRAWS, again=redraw), range(7))
 
 
 def conv(*args, **kwargs):
@@ -200,7 +202,7 @@ def test_what_is_predicted_behind_a_norm_of_any_sum_holds(kind):
     model = lecun(one, norms[0], nn.ReLU(), two, norms[1], nn.ReLU(), last)
     x = batch(*INPUTS[kind]) + 2 * (kind == "dense")
     found = draw(model, x, DRAWS, backward=True, again=redraw)
-    check(found, [0, 2, 3, 5, 6], widest=1.7)
+    check(found, range(7), widest=1.7)
     for row, grad in zip(found.predicted, found.grad, strict=True):
         assert row.grad is None or row.grad.second_moment == pytest.approx(
             float(grad.mean()), rel=0.15
@@ -265,7 +267,7 @@ def test_a_norm_over_groups_of_channels_knows_how_they_differ(images, groups):
     model = lecun(conv(4, 16, 3), norm, nn.Tanh(), conv(16, 16, 3), norm, nn.ReLU())
     found = draw(model, images(8, 4, 8, 8), DRAWS, backward=True, again=redraw)
     # Not the last one of smooth images, whose positions differ in size: it holds 94 %.
-    check(found, [0, 1, 2, 3, 4, *([] if images is smooth else [5])], widest=2.6)
+    check(found, [0, 1, 2, 3, 4, *([] if images is smooth else [5])], widest=2)
     for row, grad, second in zip(found.predicted, found.grad, found.second, strict=True):
         assert row.grad
         assert row.grad.second_moment == pytest.approx(float(grad.mean()), rel=0.2)
@@ -286,7 +288,7 @@ def test_a_unit_that_sees_one_channel_has_noise_of_its_own(images):
     check(found, [0, 2, 3, 5, 6])
     grad = found.predicted.layers[0].grad
     assert grad
-    assert grad.second_moment == pytest.approx(float(found.grad[0].mean()), rel=0.25)
+    assert grad.second_moment == pytest.approx(float(found.grad[0].mean()), rel=0.15)
 
 
 def test_a_band_of_a_first_layer_of_groups_knows_their_inputs():
@@ -316,7 +318,8 @@ def test_a_band_of_many_images_with_a_mean_does_not_close():
     # Odd powers of likeness cancel in a sample of pairs: it was 2e-4 wide, and held no draw.
     images = torch.rand(64, 3, 12, 12, generator=torch.Generator().manual_seed(2))
     model = lecun(conv(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
-    check(draw(model, images, DRAWS, again=redraw), [2])
+    # The weights' own mean, which is known, tells of the third powers in part: 1.53.
+    check(draw(model, images, DRAWS, again=redraw), [2], widest=1.6)
 
 
 @pytest.mark.parametrize("groups", [1, 4])

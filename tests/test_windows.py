@@ -1,12 +1,13 @@
 """Windows of a convolution: what two of them see in common, counted one by one."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from handwave.wandering import one_input
+from handwave.wandering import Ends, one_input
 from handwave.windows import Windows
 
 LAYERS = {
@@ -31,6 +32,14 @@ def seen_places(layer, sizes):
     return torch.stack(places, dim=1)
 
 
+def all_shifts(windows):
+    """Make a pair of each position of a map with each other one."""
+    sizes = windows.count.shape
+    places = torch.stack(torch.unravel_index(torch.arange(1, windows.count.numel()), sizes), dim=1)
+    none = torch.zeros(len(places), dtype=torch.int64)
+    return Ends(none, none, places / torch.tensor(sizes))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_two_windows_have_in_common_what_both_see(name):
     layer, sizes = LAYERS[name], (7, 7)
@@ -38,9 +47,9 @@ def test_two_windows_have_in_common_what_both_see(name):
     pairs = [a @ b for a, b in itertools.product(seen, repeat=2)]  # of two images, one place too
     common = float(torch.stack(pairs).mean()) / float(seen.sum(1).mean())
     windows = Windows(layer, sizes, 1.0)
-    # Of images that are the same number everywhere; as many pairs as there are shifts.
+    # Of images that are the same number everywhere; a pair for each shift.
     far = torch.ones(len(seen) - 1, *sizes, dtype=torch.float64)
-    wander = one_input().mapped(lambda likeness: far)
+    wander = replace(one_input().mapped(lambda likeness: far), ends=all_shifts(windows))
     assert float(windows.average(wander).far.mean()) == pytest.approx(common, rel=1e-6)
     # A window has all that it sees in common with itself.
     assert float(windows.average(wander).same.mean()) == pytest.approx(1.0)
@@ -49,8 +58,9 @@ def test_two_windows_have_in_common_what_both_see(name):
 def test_windows_of_a_transposed_convolution_meet_the_same_weights():
     layer = nn.ConvTranspose2d(1, 1, 4, stride=2, padding=1)
     windows = Windows(layer, (5, 5), 4.0)
-    far = torch.ones(64, 5, 5, dtype=torch.float64)
-    wander = windows.average(one_input().mapped(lambda likeness: far))
+    ends = all_shifts(windows)
+    far = torch.ones(len(ends.first), 5, 5, dtype=torch.float64)
+    wander = windows.average(replace(one_input().mapped(lambda likeness: far), ends=ends))
     # With others, which see other places of the kernel, they would have nothing in common.
     assert 0.8 < float(wander.far.mean()) < 1
     assert float(wander.far.min()) > 0.2
@@ -66,11 +76,15 @@ def test_windows_of_a_group_are_as_alike_as_their_products_say(groups):
     gram = points @ points.mT
     size = gram.diagonal(dim1=1, dim2=2).mean()
     assert found
-    mean, square, within = found
+    mean, square, within, covariance = found
     assert mean == pytest.approx(float(gram.mean() / size), rel=1e-9)
     assert square == pytest.approx(float(gram.square().mean() / size**2), rel=1e-9)
     images = gram.reshape(groups, 2, 25, 2, 25).diagonal(dim1=1, dim2=3)
     assert within == pytest.approx(float(images.mean() / size), rel=1e-9)
+    assert (covariance is None) == (groups > 1)
+    if covariance is not None:
+        of_all = points[0].T.cov(correction=0) * points.shape[1]
+        assert torch.allclose(covariance, of_all, atol=1e-9)
 
 
 def test_a_gradient_goes_back_through_windows_also_in_inference_mode():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +13,27 @@ from handwave.quadrature import Elementwise
 from handwave.shaping import Shaping
 from handwave.signals import Signal
 from handwave.units import Units
+from handwave.windowed import Windowed
 
 _STEP = 1e-3  # of log Var(z), for a derivative by it
 
 # Points and weights for an average over a standard normal number.
 NORMAL = torch.linspace(-6, 6, 96, dtype=torch.float64)  # without 0, where kinks are
 WEIGHTS = torch.softmax(-NORMAL * NORMAL / 2, dim=0)
+
+
+class Slopes(NamedTuple):
+    """Hold the slopes of log E[y²].
+
+    Args:
+        size: by log Var(z).
+        turned: by log Var(z̄) of the same z.
+        tilt: by the mean of z, in standard deviations; squared.
+    """
+
+    size: float
+    turned: float
+    tilt: float
 
 
 @dataclass(frozen=True)
@@ -41,11 +57,15 @@ class Averages:
         """Average over windows, and keep what is known of the units' size as far as it says."""
         units, law = base.units, base.moments
         before = units.wander
-        wander, own = pool.averaged(before)
+        windows = Windowed(pool, before)
+        wander, own = windows.averaged(), windows.left
         if own <= pool.least:  # of what nearly cancels, likeness is but noise
             wander = wander.mapped(lambda likeness: likeness.clamp(-1, 1))
         of_all, of_averages = (each.mean(torch.square) for each in (before, wander))
-        says = min(own * own * of_averages / of_all, 1.0) if of_all else 0.0
+        more = of_averages / of_all if of_all else 0.0
+        # At least by what they are of the z; beside a rest that has nothing to do with their size,
+        # averaging one end of a pair leaves as much of a likeness as it leaves of a variance.
+        says = max(min(own * own * more, 1.0), min(more, 1 / more)) if more else 0.0
         known = units.known * says * of_averages / (of_all or 1.0)
         units = replace(units, wander=wander, known=known, known_mean=units.known_mean / own)
         settled = known if units.settled else 0.0
@@ -69,7 +89,14 @@ class Averages:
             law.std * math.sqrt(self.left),
         )
 
-    def followed(self, after: Signal, series: Shaping, slope: float, size: float = 1.0) -> Signal:
+    def followed(
+        self,
+        after: Signal,
+        series: Shaping,
+        slopes: Slopes,
+        size: float = 1.0,
+        bent: float | None = None,
+    ) -> Signal:
         """Return a signal that knows how far its second moment stands off, and its units.
 
         What is left of a window is taken for g(z̄) = E[y | z̄], and a rest that is independent in
@@ -78,36 +105,77 @@ class Averages:
         Args:
             after: what is left, with the likeness of windows.
             series: of g.
-            slope: d log E[y²] / d log Var(z).
+            slopes: of E[y²].
             size: a factor on g².
+            bent: variance of the average of a unit's f(z), beyond line and square of z; by default
+                rests are as independent in different windows as they are in one.
         """
         units, before, second = self.units, self.base.units, after.moments.second_moment
         still = replace(units, wander=replace(units.wander, cumulants=(0.0, 0.0, 0.0)))
         fresh, part = still.through(series), min(series.second * size / (second or 1.0), 1.0)
-        of_rest = 2 * (1 - part) ** 2 + 4 * (1 - part) * part
-        # The likeness that was added up is that of one draw.
-        steep = part * series.slope
-        drawn = 2 * steep**2 * units.wander.noise * units.wander.mean(torch.square)
-        # A unit of large weights is large everywhere, of which the averages tell a share.
-        open_ = max(before.wander.of_one_unit - before.known, 0.0) * (1 - self.says)
-        sizes = max(slope**2 - steep**2, 0.0) * open_ / before.phases
-        own = (after.wander.share * of_rest + sizes) / before.count
-        off = before.wander.scaled(slope).plus(fresh.cumulants[1] * part**2 + own + drawn)
+        # Line and square are those of y², not of g² alone.
+        squares = series.squares.clone()
+        squares[1] = slopes.tilt * self.left * series.second**2 / part**2
+        rough = replace(series, squares=squares, slope=0.0)
+        beyond = still.through(rough).cumulants[1] * part**2
+        rest = self._rest(after, part, float(series.values[0]) * size / (second or 1.0), bent)
+        # The likeness that was added up is that of one draw, beside that of the z.
+        noise = units.wander.noise * (1 - self.says)
+        drawn = 2 * slopes.turned**2 * noise * units.wander.mean(torch.square)
+        own = (rest + self._sizes(slopes) / before.phases) / before.count
         wander = replace(
             after.wander,
-            cumulants=off.cumulants,
+            cumulants=before.wander.scaled(slopes.size).plus(beyond + own + drawn).cumulants,
             lengths=fresh.lengths * part**2,
             noise=min(max(after.wander.noise, fresh.noise * part**2), 1.0),
+            own_noise=min(max(after.wander.own_noise, fresh.own_noise * part**2), 1.0),
         )
         return replace(
             after, wander=wander, units=units, function=None, base=None, taken=0.0, largest=None
         )
 
+    def _rest(self, after: Signal, part: float, of_mean: float, bent: float | None) -> float:
+        """Return the relative variance that the rest of a window makes in one unit.
 
-def slope_of_square(second: Callable[[float], float]) -> float:
-    """Return d log E[y²] / d log Var(z), E[y²] being a function of a factor on Var(z)."""
-    before = second(1.0)
-    return math.log(second(1 + _STEP) / before) / _STEP if before > 0 else 1.0
+        Args:
+            after: what is left.
+            part: of its second moment, that of g.
+            of_mean: likewise, that of the mean of g.
+            bent: variance of the mean of all rests; None where they are independent.
+        """
+        share, rest = after.wander.share, 1 - part
+        if bent is None:
+            return share * (2 * rest**2 + 4 * rest * part)
+        of_mean = min(max(of_mean, 0.0), part)
+        own = share * (2 * rest**2 + 4 * rest * (part - of_mean))
+        return own + 4 * of_mean * bent / (after.moments.second_moment or 1.0)
+
+    def _sizes(self, slopes: Slopes) -> float:
+        """Return the relative variance that sizes of z and of z̄ make, which go together in part."""
+        before = self.base.units
+        of_all, of_averages = (each.wander.of_one_unit for each in (before, self.units))
+        open_ = max(of_all - (of_all if before.settled else before.known), 0.0)
+        together = math.sqrt(self.says * of_averages / of_all) if of_all else 0.0
+        by_all = slopes.size + slopes.turned * (together - 1)
+        return by_all**2 * open_ + slopes.turned**2 * of_averages * (1 - self.says)
+
+
+def slopes_of(second: Callable[[float, float], float], turned: float) -> Slopes:
+    """Return the slopes of E[y²].
+
+    Args:
+        second: E[y²], if Var(z) is multiplied by a factor, and the mean of z moved by so many
+            standard deviations.
+        turned: its slope by Var(z̄) of the same z.
+    """
+    before = second(1.0, 0.0)
+    if not before > 0:
+        return Slopes(1.0, turned, 0.0)
+    size, tilt = (
+        math.log(second(1 + by, by_mean) / before) / _STEP
+        for by, by_mean in ((_STEP, 0.0), (0.0, _STEP))
+    )
+    return Slopes(size, turned, tilt**2)
 
 
 def common(signal: Signal, after: Signal) -> float:

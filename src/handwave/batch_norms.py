@@ -1,22 +1,20 @@
 """Norms over the batch: each channel has one size, whatever weights it was drawn with."""
 
-import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from handwave.inverses import inverse as inverse_of
+from handwave.centring import centred
+from handwave.inverses import Inverse, falling
 from handwave.moments import Moments
 from handwave.norms import (
-    ROUNDING,
     Scale,
     by_batch,
     check_channels,
     normalized,
 )
-from handwave.pairs import beside
 from handwave.signals import Backward, NoTheoryError, Signal
 from handwave.units import Units
 from handwave.wandering import Wander, one_input
@@ -34,82 +32,77 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     if signal.shape is None or not signal.wander.known:
         reason = ": pass a tensor" if signal.wander.known else ""
         raise NoTheoryError(f"no theory of how far inputs differ{reason}")
-    centred, rest = _centred(signal.summed_along(1))
-    var = float(signal.second.mean()) * rest
-    # Channels differ in their variance.
-    unlike = replace(centred, noise=signal.units.wander.noise).of_one_unit
-    inverse, luck = inverse_of(var, layer.eps, unlike, _rank(signal))
+    around, rest = centred(signal.summed_along(1))
+    # As the units were drawn: what is noise behind them was none to them.
+    drawn = replace(around, noise=min(signal.units.wander.own_noise / (rest**2 or 1.0), 1.0))
+    var, sizes = float(signal.second.mean()) * rest, _Sizes.of(signal, drawn)
+    inverse = Inverse.of(var, layer.eps, sizes.unlike, sizes.each, layer.num_features)
     # Each channel has its own mean, from which positions at an edge are further away.
-    square = centred.same.mean(0) if signal.second.numel() > 1 else None
-    scale = Scale(var, layer.eps, 1 / signal.wander.share, inverse, unlike, square=square)
-    # Where the mean that is taken out wanders, var does so less: as channels drawn one by one.
-    drawn = one_input().plus(luck[0] / layer.num_features).cumulants
-    cumulants = min(signal.wander.cumulants, drawn, key=lambda known: known[1])
-    centred = replace(centred, cumulants=cumulants).plus(luck[1] / layer.num_features)
-    after, back = normalized(layer, signal, centred, scale)
-    return replace(after, units=_of_one_size(signal, after, rest)), back
+    square = around.same.mean(0) if signal.second.numel() > 1 else None
+    count = 1 / signal.wander.share
+    scale = Scale(var, layer.eps, count, inverse.mean, sizes.unlike, sizes.known, square=square)
+    # Of how far the sums stand off, the channels as they are drawn here have their own part.
+    loose = inverse.with_v * sizes.open + inverse.besides
+    before = signal.units.wander if signal.base is None else signal.wander
+    wander = replace(around, cumulants=before.cumulants).plus(loose / layer.num_features)
+    after, back = normalized(layer, signal, wander.flattened(inverse.flatter), scale)
+    units = _of_one_size(signal, drawn, after, rest, sizes)
+    return replace(after, units=replace(units, flatter=inverse.flatter)), back
 
 
-def _rank(signal: Signal) -> float | None:
-    """Return of how many squares a channel's variance is the sum; None behind an activation.
+@dataclass(frozen=True)
+class _Sizes:
+    """Hold how the variances of channels differ.
 
-    These are no more than there are points around their mean, and no more than weights.
+    Args:
+        unlike: their relative variance.
+        each: of the squares that a variance is the sum of, how large they are; None where it is
+            not known, or does not matter.
+        known: whether these are those of the very input.
+        open: of the relative variance, what the mean square of the weights does not tell.
     """
-    if signal.base is not None:
-        return None
-    weights = 2 * signal.units.phases / max(signal.units.known, ROUNDING)
-    return min(1 / signal.wander.share - 1, weights)
+
+    unlike: float
+    each: Tensor | None
+    known: bool
+    open: float
+
+    @classmethod
+    def of(cls, signal: Signal, drawn: Wander) -> "_Sizes":
+        """Read them off the input itself; behind other layers, off how alike points are.
+
+        Args:
+            signal: what is normalized.
+            drawn: how alike its points are around their mean, as the units were drawn.
+        """
+        units, covariance = signal.units, signal.units.covariance
+        weights = units.products * units.phases
+        if signal.base is None and covariance is not None:
+            each = torch.linalg.eigvalsh(covariance).clamp_min(0)
+            unlike = 2 * float(each.square().sum() / (each.sum().square() or 1.0))
+        else:
+            unlike, each = drawn.of_one_unit, None
+            # There are no more squares than points around their mean, and no more than weights.
+            if signal.base is None:
+                each = falling(unlike, min(1 / signal.wander.share - 1, weights))
+        told = 2 / weights / unlike if signal.base is None and unlike else 0.0
+        return cls(unlike, each, covariance is not None, max(1 - told, 0.0))
 
 
-def _of_one_size(signal: Signal, after: Signal, rest: float) -> Units:
+def _of_one_size(signal: Signal, drawn: Wander, after: Signal, rest: float, sizes: _Sizes) -> Units:
     """Give every unit one size over the batch; rest is what the mean left of the second moment."""
-    seen, groups = after.wander, 1.0
+    seen, groups = drawn, 1.0
     # As the units saw it when they were drawn, if all met the same weights.
     if signal.base is None and signal.function and signal.units.phases == 1:
-        seen = replace(_centred(signal.units.wander)[0], cumulants=seen.cumulants)
-        groups = signal.units.groups
+        seen, groups = centred(signal.units.wander)[0], signal.units.groups
+    # Where the very input tells it, likeness has the mean square that it has over all pairs.
+    seen = seen.flattened(sizes.unlike / (seen.of_one_unit or 1.0)) if sizes.known else seen
+    seen = replace(seen, cumulants=after.wander.cumulants)
     settled = seen.of_one_unit
     edges = float(signal.wander.far.mean(0).var(correction=0)) / rest**2 if rest else 0.0
     unsure = _SETTLED_ERROR * settled + _EDGE_ERROR * edges
     units = replace(after.units, wander=seen, known=settled, settled=settled, unsure=unsure)
     return replace(units, groups=groups)
-
-
-def _centred(wander: Wander) -> tuple[Wander, float]:
-    """Take the mean over all points out of each; return the share that is left as well."""
-    shared = wander.mean(lambda likeness: likeness, power=1.0)
-    rest = max(1 - shared, 0.0)
-    if rest < ROUNDING:  # all inputs are the same one
-        return one_input(), 0.0
-    # What a position has in common with all others; at an edge that is less.
-    own = wander.far.mean(0)
-    own = own + (shared - own.mean())
-    # A point s times as long as others at its place is so in what it shares with them.
-    longer = (wander.same / wander.same.mean(0).clamp_min(1e-9)).clamp_min(0).sqrt()
-    same = wander.same - 2 * longer * own + shared
-    same = same / (float(same.mean()) or 1.0)
-    lengths = shared**2 * float(longer.var(0, correction=0).mean())
-    far, within = (
-        _centred_twice(part, own, lengths) / rest for part in (wander.far, wander.within)
-    )
-    aligned = (wander.aligned - 2 * own + shared) / rest
-    others = beside(own.expand(len(wander.near), *own.shape))
-    near = (wander.near - own - others + shared) / rest
-    return replace(wander, same=same, far=far, aligned=aligned, near=near, within=within), rest
-
-
-def _centred_twice(far: Tensor, own: Tensor, lengths: float) -> Tensor:
-    """Take out what both points of a pair have in common with all.
-
-    Args:
-        far: likeness of pairs.
-        own: what each position has in common with all; of a pair, one position is known.
-        lengths: variance of that over the points at one position, of which none is known.
-    """
-    left = far - own
-    known = float(own.var(correction=0)) + 2 * lengths
-    kept = max(1 - known / (float(left.square().mean()) or 1.0), 0.0)
-    return left * math.sqrt(kept)
 
 
 def _by_buffers(layer: Any, signal: Signal) -> tuple[Signal, Backward]:

@@ -1,20 +1,37 @@
 """What is left to chance of a unit's mean square, once its weights' own moments are known."""
 
+from dataclasses import dataclass
+
 import torch
 
 from handwave.shaping import Shaping
 from handwave.wandering import Wander
 
 # Of what a settled size explains, two numbers from a sample of pairs do not cancel better.
-_UNKNOWN_AT_LEAST = 0.25
+_UNKNOWN_AT_LEAST = 0.1
 
 # Mean square likeness up to which its third power is followed: beyond, too few numbers make it.
 _MOST_SKEWED = 0.2
 
 
-def left_open(
-    seen: Wander, shaping: Shaping, known: float, known_mean: float, settled: float
-) -> float:
+@dataclass(frozen=True)
+class Told:
+    """Hold what is known beforehand of one unit.
+
+    Args:
+        square: of the relative variance 2·mean(likeness²) of the mean square of z.
+        mean: of the mean likeness, which the mean of z makes.
+        settled: relative variance that a norm over the batch has taken from the mean square.
+        size_left: what a norm over units has left of the square of that variance.
+    """
+
+    square: float
+    mean: float
+    settled: float = 0.0
+    size_left: float = 1.0
+
+
+def left_open(seen: Wander, shaping: Shaping, told: Told) -> float:
     """Return what is not known beforehand of the relative variance of one unit's f(z)².
 
     Its line and its square in z come from the mean and the mean square of z, of which some is
@@ -23,21 +40,21 @@ def left_open(
     Args:
         seen: likeness of the points as the units see them.
         shaping: what f does to it.
-        known: of the relative variance 2·mean(likeness²) of the mean square of z.
-        known_mean: of the mean likeness, which the mean of z makes.
-        settled: relative variance that a norm over the batch has taken from the mean square.
+        told: what is known.
     """
     share = shaping.mean_share
     mean = seen.mean(torch.clone, power=1.0) - share
-    known_mean = max(known_mean - share, 0.0)
+    known_mean = max(told.mean - share, 0.0)
     line = shaping.tilt * max(mean - known_mean, 0.0) / (1 - share)
     whole = seen.mean(torch.square) + seen.noise - share * share - 2 * share * mean
-    known = max(known / 2 - share * share - 2 * share * known_mean, 0.0)
+    known = max(told.square / 2 - share * share - 2 * share * known_mean, 0.0)
     square = 2 * shaping.slope**2 * max(whole - known, 0.0) / (1 - share) ** 2
     beyond = seen.mean(lambda likeness: shaping.beyond(likeness, seen.noise), shaping.growth)
-    if settled:
-        beyond = max(beyond - _of_size(seen, shaping), _UNKNOWN_AT_LEAST * beyond)
-        beyond += _of_skew(seen, shaping, settled)
+    taken = 1.0 if told.settled else 1 - told.size_left
+    if taken:
+        beyond = max(beyond - taken * _of_size(seen, shaping), _UNKNOWN_AT_LEAST * beyond)
+    if told.settled:
+        beyond += _of_skew(seen, shaping, told.settled)
     return line + square + beyond
 
 
@@ -61,10 +78,11 @@ def _of_size(seen: Wander, shaping: Shaping) -> float:
 
     Of M the points' second moments, the fourth ones of Gaussian points are 3·sym(M⊗M): then
     E[z⁴] is 3·size² in every unit, and nothing is left of 3R² + 6·tr(M⁴) = E[likeness⁴].
-    With R = tr(M²), tr(M⁴) is at least R³, and points stand in M as their lengths have it.
+    With R = tr(M²) = 1/n, tr(M⁴) is at least R³: at least 3/(n·(n + 2)) is explained, all that
+    points have which are spread evenly over n dimensions. They stand in M as their lengths have it.
     """
     alike = seen.mean(torch.square)
     longer = float(seen.same.square().mean())
-    gaussian = 3 * alike**2 * (2 * longer - 1) - 6 * alike**3
+    gaussian = 3 * alike**2 * (2 * longer - 1) / (1 + 2 * alike)
     there = seen.mean(lambda likeness: likeness**4, power=4.0)
     return max(min(gaussian, there), 0.0) * float(shaping.squares[4]) / shaping.second**2

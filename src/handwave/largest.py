@@ -7,7 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from handwave.averages import NORMAL, WEIGHTS, Averages, common, slope_of_square
+from handwave.averages import NORMAL, WEIGHTS, Averages, Slopes, common, slopes_of
+from handwave.moments import Moments
 from handwave.pools import Pool
 from handwave.positions import Decay
 from handwave.quadrature import Elementwise
@@ -84,6 +85,11 @@ class _Largest:
     apart: float
     lengths: Tensor
 
+    def turned(self, factor: float, count: float) -> "_Largest":
+        """Let z̄ vary so much more, and the z as much as before."""
+        left = min(self.left * factor, 1.0)
+        return replace(self, left=left, apart=_apart(left, count))
+
     def moments(self, count: float, mean: float, second: float) -> tuple[float, float]:
         """Return E[y] and E[y²].
 
@@ -115,6 +121,11 @@ class _Largest:
         return mean + std[:, None, None] * (math.sqrt(self.left) * NORMAL[:, None] + above)
 
 
+def _apart(left: float, count: float) -> float:
+    """Return √(1 − ρ), so much being left of the variance of so many positions."""
+    return math.sqrt(min(max(1 - left, 0.0) / max(1 - 1 / count, 1e-9), 1.0))
+
+
 def _expected(y: Tensor) -> float:
     return float(WEIGHTS @ y.mean((0, 2)))
 
@@ -131,7 +142,7 @@ def largest(pool: Pool, signal: Signal, function: Elementwise) -> Signal:
     _check(pool, function, base)
     law, count = base.moments, 1 / float(pool.alone.mean())
     averages = Averages.of(pool, base)
-    apart = math.sqrt(min(max(1 - averages.left, 0.0) / max(1 - 1 / count, 1e-9), 1.0))
+    apart = _apart(averages.left, count)
     of = _Largest(function, averages.left, apart, _lengths(base.units.unlike))
     mean, second = _by_window(pool, of, base)
     above = apart * law.std * above_mean(round(count))
@@ -140,12 +151,18 @@ def largest(pool: Pool, signal: Signal, function: Elementwise) -> Signal:
     wander = replace(wander.mapped(lambda likeness: part * likeness), same=wander.same)
     after = replace(signal, mean=mean, second=second, wander=wander)
     _tell(signal, of, (count, law.mean, law.second_moment))
-    slope = slope_of_square(
-        lambda factor: of.moments(count, law.mean, law.mean**2 + factor * law.var)[1]
-    )
-    made = averages.followed(after, series, slope)
+    made = averages.followed(after, series, _slopes(of, count, law))
     off = made.wander.plus(_error(signal, after, count, apart) ** 2)
     return replace(made, common=common(signal, after), wander=off)
+
+
+def _slopes(of: _Largest, count: float, law: Moments) -> Slopes:
+    def second(factor: float, moved: float, of: _Largest = of) -> float:
+        mean = law.mean + moved * law.std
+        return of.moments(count, mean, mean**2 + factor * law.var)[1]
+
+    turned = slopes_of(lambda by, _: second(1.0, 0.0, of.turned(by, count)), 0.0).size
+    return slopes_of(second, turned)
 
 
 def _tell(signal: Signal, of: _Largest, window: tuple[float, float, float]) -> None:

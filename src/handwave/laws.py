@@ -126,9 +126,10 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
     rho = (base.common - law.mean**2) / law.var if law.var else 0.0
     wander = base.units.through(series, left(function, law, base.units.of_inputs))
     if base.units.wander.known:
-        seen = base.units.met(base.units.wander, series.mean_share)
-        inside = shaped(seen, function, base, float(second.mean()))
-        wander = replace(wander, near=inside.near, within=inside.within)
+        # Where f grows with z, units of large z had counted most.
+        seen = base.units.wander.flattened(base.units.flatter ** min(series.slope**2, 1.0))
+        seen = base.units.met(seen, series.mean_share)
+        wander = replace(wander, **shaped(seen, function, base, float(second.mean())))
     after = replace(
         signal,
         mean=mean,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handwave.inverses import inverse
+from handwave.inverses import Inverse
 from handwave.moments import Moments
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal, number, same
@@ -17,7 +17,7 @@ from handwave.wandering import Wander, one_input
 
 # How well E[1/var] is known, relative, at least and for each unit of its variance; and what
 # float32 leaves of a mean of squares.
-_INVERSE_ERROR, _UNLIKE_ERROR, ROUNDING = 0.02, 0.15, 1e-7
+_INVERSE_ERROR, _UNLIKE_ERROR, ROUNDING = 0.015, 0.15, 1e-7
 
 _LARGE_EPS = 1e-3  # beyond it, what a norm hands on depends on what came in
 
@@ -39,6 +39,7 @@ class Scale:
         inverse: E[1/(var + eps)], over inputs and draws.
         unlike: relative variance of var, over channels or inputs; beyond 1/2, E[1/var] of so
             few numbers is large or infinite.
+        exact: whether E[1/var] is that of the very input.
         centred: whether their mean is taken out.
         square: what is divided, by position, up to a factor; None where it is as it came.
     """
@@ -48,6 +49,7 @@ class Scale:
     count: float
     inverse: float
     unlike: float
+    exact: bool = False
     centred: bool = True
     square: Tensor | None = None
 
@@ -220,7 +222,7 @@ def _by_units(layer: Any, signal: Signal, count: float, axis: int) -> tuple[Sign
         var, inverse = float(each.mean()), float((1 / (each + layer.eps)).mean())
     scale = Scale(var, layer.eps, count, inverse, unlike)
     after, back = normalized(layer, signal, _of_unit_length(wander), scale)
-    return replace(after, units=replace(after.units, of_inputs=unlike)), back
+    return replace(after, units=replace(after.units, of_inputs=unlike, together=units)), back
 
 
 def _unlike(signal: Signal, wander: Wander, units: float, centred: bool = True) -> float:
@@ -245,7 +247,7 @@ def _inverse(wander: Wander, var: float, eps: float, unlike: float) -> float:
     """Return E[1/(v + eps)], v being var on average over inputs and draws."""
     # Of what all inputs have in common, what these units make is in there.
     before = max(wander.cumulants[1] - wander.drawn_lengths + wander.lengths, 0.0)
-    mean, _ = inverse(var, eps, unlike + before)
+    mean = Inverse.of(var, eps, unlike + before).mean
     return mean * wander.inverse_square(var, eps) * (var + eps)
 
 
@@ -271,7 +273,7 @@ def normalized(layer: Any, signal: Signal, wander: Wander, scale: Scale) -> tupl
     kept = weight.mean * (signal.mean - shift) / math.sqrt(var + eps)
     second = weight.second_moment * square + 2 * bias.mean * kept + bias.second_moment
     # What is left of the wandering: that of what eps takes away, and rounding.
-    unsure = max(_INVERSE_ERROR, _UNLIKE_ERROR * scale.unlike)
+    unsure = 0.0 if scale.exact else max(_INVERSE_ERROR, _UNLIKE_ERROR * scale.unlike)
     wander = wander.scaled(lost).plus((unsure * lost) ** 2 + ROUNDING**2)
     # Of Gaussian units, the same for all channels: Gaussian again.
     plain = signal.base is None and not weight.var and not bias.second_moment
@@ -301,5 +303,6 @@ def _units(signal: Signal, wander: Wander, centred: bool) -> Units:
     # Of the units' mean all is known where it is taken out, else what their weights tell of it.
     as_drawn = signal.units.known_mean if signal.base is None else 0.0
     # As the units saw it when they were drawn: what is noise behind them was none to them.
-    seen = wander if signal.base else replace(wander, noise=signal.units.wander.noise)
+    drawn = signal.units.wander
+    seen = wander if signal.base else replace(wander, noise=drawn.noise, own_noise=drawn.own_noise)
     return Units(seen, signal.units.count, seen.of_one_unit, tilt if centred else as_drawn)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from handwave.wandering import Wander, one_input
+from handwave.wandering import Ends, Wander, one_input
 
 # All pairs of so many vectors; pairs of maps with so many positions together; so many tokens.
 _VECTORS, _POSITIONS, _TOKENS = 256, 1 << 17, 4096
@@ -82,9 +82,10 @@ def _of_tokens(ids: Tensor) -> Wander:
 def _of_vectors(points: Tensor, share: float) -> Wander:
     """Take all pairs of some vectors; points (vectors, units)."""
     some = points[drawn(len(points), min(len(points), _VECTORS))]
-    gram = some @ some.T
-    far = gram[tuple(torch.triu_indices(len(some), len(some), 1))]
-    return Wander(gram.diagonal(), far, far, far, far, share)
+    gram, (first, second) = some @ some.T, torch.triu_indices(len(some), len(some), 1)
+    far = gram[first, second]
+    moves = torch.zeros(len(far), 0, dtype=torch.float64)
+    return Wander(gram.diagonal(), far, far, far, far, share, ends=Ends(first, second, moves))
 
 
 def _of_maps(points: Tensor, share: float) -> Wander:
@@ -92,8 +93,10 @@ def _of_maps(points: Tensor, share: float) -> Wander:
     sizes = points.shape[1:-1]
     batch, positions = len(points), math.prod(sizes)
     pairs = max(16, min(1024, _POSITIONS // positions))
-    first = drawn(batch, pairs)
-    second = (first + 1 + torch.arange(pairs) % max(batch - 1, 1)) % batch
+    images = drawn(batch, min(batch, pairs))
+    turn, others = torch.arange(pairs), max(len(images) - 1, 1)
+    ends = turn % len(images), (turn + 1 + turn % others) % len(images)
+    first, second = images[ends[0]], images[ends[1]]
     none = torch.zeros(pairs, len(sizes), dtype=torch.int64)
     # In another order each time round: the same pair of images comes with other shifts.
     some = shifts(1 + drawn(max(positions - 1, 1), pairs, again=True), sizes)
@@ -104,6 +107,7 @@ def _of_maps(points: Tensor, share: float) -> Wander:
         near=(points[first] * beside(points[first], len(sizes))).sum(-1),
         within=_products(points, first, first, some),
         share=share,
+        ends=Ends(*ends, some / torch.tensor(sizes)),
     )
 
 

@@ -2,17 +2,19 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from handwave.averages import NORMAL, WEIGHTS, Averages, common, slope_of_square
+from handwave.averages import NORMAL, WEIGHTS, Averages, common, slopes_of
 from handwave.largest import largest
 from handwave.pools import AVERAGES, Pool
 from handwave.quadrature import Elementwise
 from handwave.shaping import Shaping
-from handwave.signals import Backward, NoTheoryError, Signal, of_input, same, shaping
+from handwave.signals import Backward, NoTheoryError, Signal, number, of_input, same, shaping
 from handwave.wandering import one_input
+from handwave.windowed import Windowed
 
 _MAXIMA = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
@@ -45,7 +47,7 @@ def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         return nothing, lambda gradient: None
     if signal.function is None:
         raise NoTheoryError("no theory: what enters is not Gaussian")
-    loose = windows.loose(signal.wander)
+    loose = Windowed(windows, signal.wander).loose
     if loose > _LOOSE:
         raise NoTheoryError("no theory of how alike neighbours are behind other pooling")
     after = (_averaged if averages else largest)(windows, signal, signal.function)
@@ -86,30 +88,41 @@ def _kind(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:
 
 def _averaged(windows: Pool, signal: Signal, function: Elementwise) -> Signal:
     """Follow y = Σ a_p·f(z_p): E[y²] = Σ a_p·a_q·E[f(z_p)·f(z_q)], over all pairs of positions."""
-    wander, left = windows.averaged(signal.wander)
-    if left <= windows.least:
+    alike = Windowed(windows, signal.wander)
+    if alike.left <= windows.least:
         raise NoTheoryError("no theory: positions of a window cancel each other")
     maps = (part.expand(windows.sizes)[None] for part in (signal.mean, signal.second))
     mean, square = (windows.of(part)[0] for part in maps)
     # Of a position with itself, as it is there; of two of them, as they are on average.
     same_place = windows.alone * windows.of(signal.wander.same).mean(0)
-    beside = windows.own(signal.wander).mean(0) - same_place
+    beside = alike.own.mean(0) - same_place
     second = windows.alone * square + signal.moments.second_moment * beside
     size = windows.total.square()
-    after = replace(signal, mean=windows.total * mean, second=size * second, wander=wander)
-    averages = Averages.of(windows, signal.base or signal)
-    rest = averages.base.moments.std * math.sqrt(1 - averages.left) * NORMAL
-    slope = slope_of_square(lambda factor: _square(windows, function, averages.base, factor))
-    made = averages.followed(
-        after, averages.given(function, rest, WEIGHTS), slope, float(size.mean())
+    after = replace(
+        signal, mean=windows.total * mean, second=size * second, wander=alike.averaged()
     )
+    averages = Averages.of(windows, signal.base or signal)
+    rest, middle = (
+        averages.base.moments.std * math.sqrt(1 - averages.left) * NORMAL,
+        float(size.mean()),
+    )
+    each = shaping(function, averages.base)
+    alone = float(windows.alone.mean())
+    two = number(max(averages.left - alone, 0.0) / max(1 - alone, 1e-9))
+    turned = middle * averages.left * each.rising(two) / after.moments.second_moment
+    slopes = slopes_of(partial(_square, windows, function, averages.base), turned)
+    bent = middle * averages.base.units.wander.mean(each.bent, power=1.0)
+    series = averages.given(function, rest, WEIGHTS)
+    made = averages.followed(after, series, slopes, middle, bent)
     kept = same if function is same else None
     return replace(made, common=common(signal, after), function=kept)
 
 
-def _square(windows: Pool, function: Elementwise, base: Signal, factor: float) -> float:
-    """Return E[y²] of an average, Var(z) multiplied by a factor."""
+def _square(
+    windows: Pool, function: Elementwise, base: Signal, factor: float, moved: float
+) -> float:
+    """Return E[y²] of an average, Var(z) multiplied by a factor and its mean moved."""
     law = base.moments
-    series = Shaping.of(function, law.mean, law.std * math.sqrt(factor))
+    series = Shaping.of(function, law.mean + moved * law.std, law.std * math.sqrt(factor))
     made = replace(shaping(function, base), values=series.values, second=series.second)
-    return windows.left(base.units.wander.mapped(made.likeness)) * series.second
+    return Windowed(windows, base.units.wander.mapped(made.likeness)).left * series.second

@@ -1,11 +1,12 @@
 """Positions of one input: how alike two of them are, next to each other and further apart."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from handwave.moments import Moments
 from handwave.pairs import beside, neighbours
 from handwave.quadrature import Elementwise
 from handwave.roots import falling_root
@@ -18,8 +19,8 @@ from handwave.wandering import Wander
 _LONGEST, _STEPS = 30.0, 24
 
 
-def shaped(wander: Wander, function: Elementwise, base: Signal, second: float) -> Wander:
-    """Put f on what positions of one input have in common: of a bright image, all are long.
+def shaped(wander: Wander, function: Elementwise, base: Signal, second: float) -> dict[str, Tensor]:
+    """Put f on what two points have in common, each of its own length.
 
     Args:
         wander: of Gaussian z.
@@ -28,32 +29,47 @@ def shaped(wander: Wander, function: Elementwise, base: Signal, second: float) -
         second: E[f²].
 
     Returns:
-        The same with `near` and `within` of f(z); as it came where it is of no map.
+        The likeness of different f(z) by class of pairs; nothing where all points are alike.
     """
-    axes = wander.same.dim() - 1
-    if axes < 1 or len(wander.same) != len(wander.within) or not base.moments.std:
-        return wander
-    roots = wander.same.clamp_min(1e-9).sqrt()
-    image = roots.flatten(1).mean(1).square().reshape(-1, *[1] * axes)
-    return replace(
-        wander,
-        near=_put(wander.near, roots * beside(roots), function, base) / second,
-        within=_put(wander.within, image, function, base) / second,
-    )
+    ends, alike = wander.ends, wander.same.clamp_min(1e-9).sqrt()
+    if ends is None or not base.moments.std:
+        return {}
+    first, other = ends.of(alike, len(wander.far))
+    long = {"far": first * ends.moved(other), "aligned": first * other}
+    if alike.dim() > 1:
+        inside, next_ = (alike[: len(getattr(wander, name))] for name in ("within", "near"))
+        long |= {"within": inside * ends.moved(inside), "near": next_ * beside(next_)}
+    put = _Lengths(function, base.moments)
+    return {name: put(getattr(wander, name), length) / second for name, length in long.items()}
 
 
-def _put(likeness: Tensor, length: Tensor, function: Elementwise, base: Signal) -> Tensor:
-    """Return E[f(z_a)·f(z_b)] of positions that are both longer, or shorter, than others."""
-    length, likeness = torch.broadcast_tensors(length, likeness)
-    law, found = base.moments, torch.empty_like(likeness)
-    limits = (1 / _LONGEST, _LONGEST)
-    step = (length.clamp(*limits).log() / math.log(_LONGEST) * _STEPS).round()
-    for each in step.unique().tolist():
-        there, long = step == each, _LONGEST ** (each / _STEPS)
-        series = Shaping.of(function, law.mean, law.std * math.sqrt(long))
-        whole = (law.mean**2 + law.var * long) / law.second_moment
-        found[there] = series.second * series.likeness(likeness[there] / whole)
-    return found
+class _Lengths:
+    """Average f(z_a)·f(z_b) of points that are both longer, or shorter, than others."""
+
+    def __init__(self, function: Elementwise, law: Moments) -> None:
+        self.function, self.law = function, law
+        self.series: dict[float, Shaping] = {}
+
+    def __call__(self, likeness: Tensor, length: Tensor) -> Tensor:
+        """Return E[f(z_a)·f(z_b)], likeness over the average of all lengths."""
+        length, likeness = torch.broadcast_tensors(length, likeness)
+        found, law = torch.empty_like(likeness), self.law
+        whole = (law.mean**2 + law.var * length) / law.second_moment
+        limits = (1 / _LONGEST, _LONGEST)
+        step = (length.clamp(*limits).log() / math.log(_LONGEST) * _STEPS).round()
+        for each in step.unique().tolist():
+            there, long = step == each, _LONGEST ** (each / _STEPS)
+            series = self._of(long)
+            # Between two steps, the second moment follows a power of the length.
+            second = series.second * (length[there] / long) ** series.slope
+            found[there] = second * series.likeness(likeness[there] / whole[there])
+        return found
+
+    def _of(self, long: float) -> Shaping:
+        if long not in self.series:
+            std = self.law.std * math.sqrt(long)
+            self.series[long] = Shaping.of(self.function, self.law.mean, std)
+        return self.series[long]
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,16 @@ class Shaping:
         """Return E[f(z_a)f(z_b)]."""
         return float(_series(self.values, torch.tensor(rho, dtype=torch.float64)))
 
+    def rising(self, rho: Tensor) -> float:
+        """Return d E[f(z_a)f(z_b)] / dρ."""
+        return float(_series(_derivative(self.values), rho))
+
+    def bent(self, old: Tensor) -> Tensor:
+        """Return what E[f(z_a)f(z_b)] has beyond the square of ρ."""
+        rest = self.values.clone()
+        rest[:3] = 0
+        return _series(rest, self.correlation(old))
+
     def likeness(self, old: Tensor) -> Tensor:
         """Return the likeness of the f(z) from that of the z."""
         return _series(self.values, self.correlation(old)) / self.second

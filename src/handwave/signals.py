@@ -209,7 +209,11 @@ def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> Wander:
     cross = 4 * mine * theirs * old.mean(torch.square) ** 0.5 * new.mean(torch.square) ** 0.5
     # Products of one part with the other are drawn as well: two for each pair of points.
     products = 2 * mine * theirs / other.units.count
-    mixed = replace(new, **parts, noise=mine**2 * old.noise + theirs**2 * new.noise + products)
+    noise, own = (
+        mine**2 * one + theirs**2 * other + products
+        for one, other in ((old.noise, new.noise), (old.own_noise, new.own_noise))
+    )
+    mixed = replace(new, **parts, noise=noise, own_noise=own)
     mixed = replace(mixed, known=old.known and new.known)
     inherited = new.cumulants[1] >= old.cumulants[1]
     # Without a normalization in it, a branch stands off as far as what entered it, and further.

@@ -14,7 +14,7 @@ from handwave.signals import Backward, NoTheoryError, Signal, fresh, number
 from handwave.units import Units
 from handwave.wandering import Wander
 from handwave.weights import fans, is_conv1d
-from handwave.windows import Windows
+from handwave.windows import WIDEST, Windows
 
 CONVOLUTIONS = (
     nn.Conv1d,
@@ -24,6 +24,9 @@ CONVOLUTIONS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+
+
+_MOST_PRODUCTS = 1 << 30  # of an input's numbers, to know all of its covariance
 
 
 def is_sum(module: nn.Module) -> bool:
@@ -59,11 +62,13 @@ def linear(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         _check(layer, shape, len(shape) >= 1 and shape[-1] == fan_in, int(fan_in))
         shape = (*shape[:-1], int(fan_out))
         signal.check_units(-1, -1)
-    wander = signal.summed_along(-1)
+    wander, sample = signal.summed_along(-1), signal.sample
     signal = signal.pooled(shape)
     after = _draw(
         layer, signal, wander, (number(fan_in), signal.mean * fan_in, signal.second * fan_in)
     )
+    covariance = None if sample is None else _covariance(sample.double().reshape(-1, int(fan_in)))
+    after = replace(after, units=replace(after.units, covariance=covariance))
     factor = Moments.of(layer.weight).second_moment * fan_out
     return after, lambda gradient: gradient.mean() * factor
 
@@ -84,8 +89,9 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     before = signal.summed_along(-axes - 1)
     wander = windows.average(before)
     exact = None if signal.sample is None else windows.alike(signal.sample.double(), axes)
+    covariance = None
     if exact:
-        mean_likeness, square_likeness, within = exact
+        mean_likeness, square_likeness, within, covariance = exact
         places = windows.count.numel()
         if windows.phases == 1 and places > 1:
             beside = (within * places - 1) / (places - 1)
@@ -93,11 +99,26 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
         wander = _exact(wander, (mean_likeness, square_likeness))
     elif signal.sample is not None:  # what differs among pairs differs among channels
         varied = before.kept(windows.seen, windows.beside) * float(before.far.var(correction=0))
-        wander = replace(wander, noise=min(wander.noise + (1 - 1 / layer.groups) * varied, 1.0))
+        of_groups = (1 - 1 / layer.groups) * varied
+        noise, own = min(wander.noise + of_groups, 1.0), min(wander.own_noise + of_groups, 1.0)
+        wander = replace(wander, noise=noise, own_noise=own)
     shape = (*shape[: -axes - 1], layer.out_channels, *count.shape)
     after = _draw(layer, replace(signal, shape=shape), wander, (count, mean, second))
+    after = replace(after, units=replace(after.units, covariance=covariance))
     factor = Moments.of(layer.weight).second_moment * layer.out_channels / layer.groups
     return after, lambda gradient: factor * windows.transposed(gradient.expand(count.shape))
+
+
+def _covariance(points: Tensor) -> Tensor | None:
+    """Return what has the eigenvalues of the covariance of units; None where that takes long.
+
+    Args:
+        points: shape (points, units).
+    """
+    if points.numel() * min(points.shape) > _MOST_PRODUCTS or min(points.shape) > WIDEST:
+        return None
+    around = points - points.mean(0)
+    return around.mT @ around if len(points) > points.shape[1] else around @ around.mT
 
 
 def _maps(signal: Signal, axes: int) -> tuple[Tensor, Tensor]:
@@ -152,7 +173,7 @@ def _draw(
     units = _units(wander, fan_in, float(_width(layer)), share)
     # Of weights that reach over an edge, their mean tells less.
     known_mean = share + (1 - share) * max(alike, 0.0) * float(count.mean()) / fan_in
-    units = replace(units, known_mean=known_mean, phases=_phases(layer))
+    units = replace(units, known_mean=known_mean, phases=_phases(layer), products=fan_in)
     units = units.of_groups(getattr(layer, "groups", 1))
     common = float(shared.mean()) + bias.mean**2
     return fresh(signal.shape, mean + bias.mean, second, common, units)
@@ -162,7 +183,7 @@ def _units(wander: Wander, fan_in: float, width: float, bias_share: float) -> Un
     """Draw units of which a share of the second moment is their bias, known and common to all."""
     rest = 1 - bias_share
     mixed = wander.mapped(lambda likeness: rest * likeness + bias_share).scaled(rest)
-    mixed = replace(mixed, noise=mixed.noise * rest * rest, lengths=mixed.lengths * rest * rest)
+    mixed = mixed.with_noise(rest * rest, rest * rest)
     return Units(mixed, width, 2 * rest * rest / fan_in + 2 * bias_share * bias_share)
 
 

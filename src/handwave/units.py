@@ -1,11 +1,12 @@
 """Units that were drawn just now, and what a function of them does to how far they wander."""
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from handwave.chances import left_open
+from handwave.chances import Told, left_open
 from handwave.shaping import Shaping
 from handwave.wandering import ITSELF, Wander
 
@@ -30,8 +31,13 @@ class Units:
         settled: relative variance of one unit's mean square over the points that a norm over
             the batch has taken away, so that all units have one.
         unsure: by how much `settled` may be off.
+        flatter: of the mean square of likeness, what is left of it since all units have one size.
         of_inputs: relative variance of an input's mean square over its units, which a norm has
             taken away likewise.
+        together: of how many units a norm has settled that of an input.
+        products: that one of them sums, with one set of weights.
+        covariance: of what one of them sees, over the points, up to a factor; known of the
+            model's own input.
         groups: of channels, of which each unit sees one: of noise in likeness and in lengths,
             the units together have so much less.
     """
@@ -43,15 +49,16 @@ class Units:
     phases: float = 1.0
     settled: float = 0.0
     unsure: float = 0.0
+    flatter: float = 1.0
     of_inputs: float = 0.0
+    together: float = math.inf
+    products: float = math.inf
+    covariance: Tensor | None = field(default=None, repr=False)
     groups: float = 1.0
 
     def of_groups(self, groups: float) -> "Units":
         """Let each unit see one group of channels: likeness over fewer numbers is noisier."""
-        noise, lengths = min(groups * self.wander.noise, 1.0), groups * self.wander.lengths
-        return replace(
-            self, wander=replace(self.wander, noise=noise, lengths=lengths), groups=groups
-        )
+        return replace(self, wander=self.wander.with_noise(groups, groups), groups=groups)
 
     @property
     def unlike(self) -> float:
@@ -73,7 +80,8 @@ class Units:
             return self.wander
         before, slope = self.wander, shaping.slope
         spread = before.mean(lambda likeness: shaping.spread(likeness, before.noise), 2 * slope)
-        fresh = left * left_open(before, shaping, self.known, self.known_mean, self.settled)
+        told = Told(self.known, self.known_mean, self.settled, self._size_left)
+        fresh = left * left_open(before, shaping, told)
         if self.settled:
             fresh = max(fresh, _LEFT_AT_LEAST * spread)
         after = before.scaled(slope).plus(fresh / self.count / self.phases)
@@ -84,20 +92,36 @@ class Units:
         return replace(
             after,
             same=same / same.mean(),
-            noise=min(max(self._noise(shaping, spread), 0.0), 1.0),
+            **self._noise(shaping, after, spread),
             lengths=slope**2 * before.lengths / self.groups + alone,
             skew=shaping.skew,
         )
 
-    def _noise(self, shaping: Shaping, spread: float) -> float:
-        """Return the variance of one likeness of all f(z) together.
+    @property
+    def _size_left(self) -> float:
+        """Return what is left of the square of the variance of a unit's mean square.
 
-        Var(f_a·f_b) = 1 + spread − likeness², less what all pairs have in common.
+        Of U units with r degrees of freedom each, whose mean square together is settled, each has
+        a share with the law of Beta: its variance 2/r becomes (U − 1)/(U·r/2 + 1).
+        """
+        if not self.of_inputs or self.together == math.inf:
+            return 1.0
+        units, unlike = max(self.together - 1, 1.0), self.wander.of_one_unit
+        return ((units - 1) / (units + unlike)) ** 2
+
+    def _noise(self, shaping: Shaping, after: Wander, spread: float) -> dict[str, float]:
+        """Return the variance of one likeness of all f(z) together, and what of it is its own.
+
+        Var(f_a·f_b) = 1 + spread − likeness², less what all pairs have in common; without the
+        mean over all points, it is that of Gaussian numbers.
         """
         before = self.wander
         alike = before.mean(lambda likeness: shaping.likeness(likeness).square(), 2 * shaping.slope)
-        steep = before.mean(lambda likeness: shaping.steepness(likeness).square())
-        return steep * before.noise / self.groups + (1 + spread) * (1 - alike) / self.count
+        steep = before.mean(lambda likeness: shaping.steepness(likeness).square()) / self.groups
+        noise = steep * before.noise + (1 + spread) * (1 - alike) / self.count
+        left = max(1 - after.mean(torch.clone, power=1.0), 0.0)
+        own = steep * before.own_noise + left * left / self.count
+        return {"noise": min(max(noise, 0.0), 1.0), "own_noise": min(own, 1.0)}
 
     def _alone(self, shaping: Shaping, left: float, common: tuple[float, float]) -> float:
         """Return the relative variance of f(z)² in one point, less what all points have in common.

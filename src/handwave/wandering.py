@@ -1,7 +1,7 @@
 """How far one network wanders from the average one: what finite width does."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,8 +9,72 @@ from torch import Tensor
 
 from handwave.cumulants import Cumulants, of_log_gamma, quantile
 
+_EXACT = 1e-6  # of a position, that a share of a map may be short of a whole number
+
 # How alike a point and itself are.
 ITSELF = torch.ones((), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Say which points the pairs of different inputs are made of.
+
+    Args:
+        first, second: which of the points whose likeness with themselves is known; (pairs,).
+        moves: how far the second one's position is from the first one's, around the edges, as
+            shares of the sizes of the map; (pairs, axes).
+    """
+
+    first: Tensor
+    second: Tensor
+    moves: Tensor
+
+    def of(self, points: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
+        """Return what is known of each point for the two of each pair, in their own places.
+
+        Args:
+            points: (points, *map).
+            pairs: how many.
+        """
+        return points[self.first[:pairs]], points[self.second[:pairs]]
+
+    def averaged(self, likeness: Tensor) -> Tensor:
+        """Average over the pairs that have the same first point; (pairs, *map)."""
+        first = self.first[: len(likeness)]
+        total = likeness.new_zeros(int(first.max()) + 1, *likeness.shape[1:])
+        total = total.index_add(0, first, likeness)
+        return (total / first.bincount().reshape(-1, *[1] * (total.dim() - 1)))[first]
+
+    def moved(self, maps: Tensor, stride: Sequence[int] | None = None) -> Tensor:
+        """Put in the place of each position the one that it is paired with; (pairs, *map).
+
+        Args:
+            maps: of as many pairs, or of the first ones.
+            stride: along each axis, what moves are multiples of.
+        """
+        sizes = maps.shape[1:]
+        if not sizes:
+            return maps
+        steps, places = self.steps(sizes, stride)[: len(maps)], torch.zeros(1, dtype=torch.int64)
+        for axis, size in enumerate(sizes):
+            along = (torch.arange(size) - steps[:, axis, None]) % size
+            places = places[..., None] * size + along.reshape(len(maps), *[1] * axis, size)
+        return maps.flatten(1).gather(1, places.flatten(1)).reshape(maps.shape)
+
+    def steps(self, sizes: tuple[int, ...], stride: Sequence[int] | None = None) -> Tensor:
+        """Return how many positions apart the two of each pair are; (pairs, axes).
+
+        Never none, as long as there are other positions: those that a smaller map has brought
+        together stand for others.
+        """
+        by = torch.tensor(stride or [1] * len(sizes))
+        grid = (torch.tensor(sizes) / by).ceil().long()
+        steps = (self.moves * torch.tensor(sizes) / by + _EXACT).long() % grid
+        still, places = (steps == 0).all(1), math.prod(grid.tolist())
+        if places > 1:
+            others = 1 + torch.arange(int(still.sum())) % (places - 1)
+            steps[still] = torch.stack(torch.unravel_index(others, grid.tolist()), dim=1)
+        return steps * by
 
 
 @dataclass(frozen=True)
@@ -29,11 +93,13 @@ class Wander:
         within: of different positions of one input.
         share: of all pairs, those of a point with itself: 1/points.
         noise: variance of one likeness over draws of the weights so far.
+        own_noise: of that, what is left when the mean over all points is taken out of each.
         lengths: relative variance of a point's square length over draws, beyond `same`.
         cumulants: of the log of the pooled second moment over its expectation.
         skew: square of the skewness of the numbers whose products likeness adds up.
         known: False where likeness is but assumed, behind what nothing is known of.
         modelled: whether `near` is but that of a model, behind pooling.
+        ends: the points of the pairs, None where all are alike.
     """
 
     same: Tensor
@@ -43,11 +109,13 @@ class Wander:
     within: Tensor
     share: float
     noise: float = 0.0
+    own_noise: float = 0.0
     lengths: float = 0.0
     cumulants: Cumulants = (0.0, 0.0, 0.0)
     skew: float = 0.0
     known: bool = True
     modelled: bool = False
+    ends: Ends | None = None
 
     def mapped(self, fn: Callable[[Tensor], Tensor]) -> "Wander":
         """Apply a function to every likeness."""
@@ -125,6 +193,27 @@ class Wander:
         first, second, third = (a + b for a, b in zip(self.cumulants, fresh, strict=True))
         return replace(self, cumulants=(first, second, third))
 
+    def flattened(self, left: float) -> "Wander":
+        """Leave so much of the mean square of all likeness, that of points with themselves too."""
+        whole = self.mean(torch.square)
+        alone = self.share * float((self.same.clamp_min(0) ** 2).mean())
+        kept = min(math.sqrt(max(left * whole - alone, 0.0) / max(whole - alone, 1e-9)), 1.0)
+        far, aligned, within = (kept * part for part in (self.far, self.aligned, self.within))
+        # Neighbours that are nearly one stay so.
+        near = self.near + (1 - kept) * (self.near.square() - self.near)
+        made = replace(self, far=far, aligned=aligned, near=near, within=within)
+        return made.moved(self.mean(torch.clone, power=1.0) - made.mean(torch.clone, power=1.0))
+
+    def moved(self, by: float) -> "Wander":
+        """Add so much to the mean of all likeness, for different points alone."""
+        off = by / max(1 - self.share, 1e-9)
+        return replace(self, **{name: getattr(self, name) + off for name in PAIRS})
+
+    def with_noise(self, kept: float, lengths: float = 1.0) -> "Wander":
+        """Keep so much of the noise, and of what lengths vary by."""
+        noise, own = min(kept * self.noise, 1.0), min(kept * self.own_noise, 1.0)
+        return replace(self, noise=noise, own_noise=own, lengths=lengths * self.lengths)
+
     def flat(self, positions: int) -> "Wander":
         """Turn positions into units: inputs are alike as their positions are, on average."""
         if self.far.dim() == 1:
@@ -132,9 +221,8 @@ class Wander:
         kept = self.kept(positions, beside=0.0)
         averaged = self.mapped(lambda likeness: likeness.flatten(1).mean(1))
         share = min(self.share * positions, 1.0)
-        noise, lengths = self.noise * kept, self.lengths * kept
         far = within = averaged.aligned
-        return replace(averaged, far=far, within=within, share=share, noise=noise, lengths=lengths)
+        return replace(averaged, far=far, within=within, share=share).with_noise(kept, kept)
 
     def inverse_square(self, var: float, eps: float) -> float:
         """Return E[1/(var·length² + eps)] over inputs, the mean square length being 1."""
@@ -154,7 +242,8 @@ def on_map(likeness: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return likeness.expand(len(likeness), *sizes)
 
 
-CLASSES = ("same", "far", "aligned", "near", "within")
+PAIRS = ("far", "aligned", "near", "within")
+CLASSES = ("same", *PAIRS)
 
 
 def one_input() -> Wander:

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
-from handwave.pairs import drawn, moved, neighbours, shifts
+from handwave.pairs import moved, neighbours
 from handwave.twins import twin
 from handwave.wandering import Wander, on_map
 
 # Numbers seen by all windows together, and by one: beyond, pairs of images have to do.
-_MOST_SEEN, _WIDEST = 1 << 24, 1024
-_SHIFTS = 64  # of windows against each other
+_MOST_SEEN, WIDEST = 1 << 24, 1024
 
 
 class Windows:
@@ -58,58 +57,57 @@ class Windows:
         averaged = wander.mapped(
             lambda likeness: self.stacked(on_map(likeness, self.sizes)) / self.seen
         )
-        overlaps, beside = self._overlaps(len(averaged.far))
-        far, within = averaged.far * overlaps, averaged.within * overlaps
+        overlaps, beside = self._overlaps(averaged)
+        far, within = (part * overlaps[: len(part)] for part in (averaged.far, averaged.within))
         if len(overlaps) > 1:  # among pairs of different inputs, some are of one position
             far = far + (averaged.aligned.mean() - far.mean()) / places
         near = averaged.near * beside
         share = min(wander.share * math.prod(self.sizes) / places, 1.0)
         kept = wander.kept(self.seen, self.beside)
-        noise, lengths = wander.noise * kept, wander.lengths * kept
-        return replace(
-            averaged, far=far, within=within, near=near, noise=noise, lengths=lengths, share=share
-        )
+        averaged = replace(averaged, far=far, within=within, near=near, share=share)
+        return averaged.with_noise(kept, kept)
 
-    def _overlaps(self, pairs: int) -> tuple[Tensor, Tensor]:
+    def _overlaps(self, wander: Wander) -> tuple[Tensor, Tensor]:
         """Return what share of a window the one of its pair sees as well; (pairs, *map).
 
         Of two windows at different places, one may reach over the edge where the other does not.
+
+        Args:
+            wander: of these windows.
 
         Returns:
             That of any two places, and that of neighbours.
         """
         inside = self._picking().forward(torch.ones(1, 1, *self.sizes, dtype=torch.float64))[0]
-        if bool((inside == inside.flatten(1)[:, 0].reshape(-1, *[1] * len(self.sizes))).all()):
+        ends = wander.ends
+        whole = inside == inside.flatten(1)[:, 0].reshape(-1, *[1] * len(self.sizes))
+        if ends is None or bool(whole.all()):
             everything = torch.ones(1, dtype=torch.float64)
             return everything, everything
-        axes = tuple(range(1, inside.dim()))
-        places = 1 + drawn(max(inside[0].numel() - 1, 1), min(pairs, _SHIFTS))
-        some = shifts(places, inside[0].shape)
-        if self.layer.transposed:  # windows that meet the same weights
-            strides = torch.tensor(self.layer.stride)
-            some = some // strides * strides
-        far = [inside.roll(shift, axes) for shift in some.tolist()]
-        near = [moved(inside, (0, *kind)) for kind in neighbours(len(axes))]
+        # Of a transposed convolution, windows that meet the same weights.
+        stride = self.layer.stride if self.layer.transposed else None
+        pairs = torch.zeros(len(ends.moves), *inside.shape[1:], dtype=torch.float64)
+        far = sum(each * ends.moved(pairs + each, stride) for each in inside)
+        kinds = neighbours(len(self.sizes))
+        near = [(inside * moved(inside, (0, *kind))).sum(0) for kind in kinds]
+        order = torch.arange(len(wander.near)) % len(near)
+        seen = inside.sum(0).clamp_min(1e-9)
+        return far / seen, (torch.stack(near) / seen)[order]
 
-        def share(others: list[Tensor]) -> Tensor:
-            both = torch.stack([(inside * other).sum(0) for other in others])
-            return (both / inside.sum(0).clamp_min(1e-9))[torch.arange(pairs) % len(others)]
-
-        return share(far), share(near)
-
-    def alike(self, x: Tensor, axes: int) -> tuple[float, float, float] | None:
+    def alike(self, x: Tensor, axes: int) -> "tuple[float, float, float, Tensor | None] | None":
         """Return mean likeness of what windows see, and of its square; None if that is long.
 
         Of windows that meet the same weights, averaged over groups of channels; with Σ the second
         moments of one group's, the latter is tr(Σ²) over the square of the average of tr(Σ). The
-        third number is the mean likeness of windows of one input, each with itself included.
+        third number is the mean likeness of windows of one input, each with itself included; then
+        the covariance of what a window sees, if every unit sees the same with one set of weights.
 
         Args:
             x: the model's own input, shape (batch, channels, *map), or without a batch.
             axes: of the map.
         """
         seen, wide = math.prod(self.layer.kernel_size), self.channels // self.groups
-        if x.numel() * seen > _MOST_SEEN or wide * seen > _WIDEST:
+        if x.numel() * seen > _MOST_SEEN or wide * seen > WIDEST:
             return None
         windows = self._picking().forward(x.flatten(0, -axes - 1)[:, None]).flatten(2)
         windows = windows.reshape(-1, self.groups, wide * seen, windows.shape[-1])
@@ -120,7 +118,14 @@ class Windows:
         square = float(sigma.square().sum((1, 2)).mean()) / trace**2
         centers = points.reshape(self.groups, -1, windows.shape[-1], points.shape[-1]).mean(2)
         within = float(centers.square().sum((1, 2)).mean()) / trace * windows.shape[-1]
-        return self.phases * mean, self.phases * square, within
+        single = self.groups == 1 and self.phases == 1
+        covariance = sigma[0] - torch.outer(center[0], center[0]) / points.shape[1]
+        return (
+            self.phases * mean,
+            self.phases * square,
+            within,
+            covariance if single else None,
+        )
 
     def _picking(self) -> Any:
         """Make a layer that has an output for every place in a window, and picks what is there."""

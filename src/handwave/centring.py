@@ -1,0 +1,75 @@
+"""What a point has in common with all others: what goes when the mean over all points is taken."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from handwave.pairs import beside
+from handwave.wandering import CLASSES, Wander, one_input
+
+_LEAST = 1e-7  # float32 leaves so much of a mean of squares
+
+
+@dataclass(frozen=True)
+class Centre:
+    """Hold how alike the points are to the mean of all.
+
+    Args:
+        wander: likeness of points and of pairs.
+        shared: of the second moment, what that mean makes.
+        own: likeness of each point of `wander.same` to the mean; (points, *map).
+    """
+
+    wander: Wander
+    shared: float
+    own: Tensor
+
+    @classmethod
+    def of(cls, wander: Wander) -> "Centre":
+        """Read it off the pairs: at an edge it is less, and more for longer points, if it is."""
+        shared = wander.mean(torch.clone, power=1.0)
+        own = wander.far.mean(0)
+        own = own + (shared - own.mean())
+        longer = (wander.same / wander.same.mean(0).clamp_min(1e-9)).clamp_min(0).sqrt() - 1
+        alike, lean = cls(wander, shared, own + 0 * longer), cls(wander, 0.0, own * longer)
+        rest, by = wander.far - alike.of_pairs()["far"], lean.of_pairs()["far"]
+        size = float(by.square().mean())
+        steep = min(max(float((rest * by).mean()) / size, 0.0), 1.0) if size > _LEAST**2 else 0.0
+        return cls(wander, shared, alike.own + steep * lean.own)
+
+    def of_pairs(self) -> dict[str, Tensor]:
+        """Return of each class of pairs what their likeness has of the mean's."""
+        wander, own, shared = self.wander, self.own, self.shared
+        ends = wander.ends
+        if ends is None:
+            return dict.fromkeys(CLASSES, own + own.mean(0) - shared)
+        first, second = ends.of(own, len(wander.far))
+        found = {
+            "same": 2 * own - shared,
+            "far": first + ends.moved(second) - shared,
+            "aligned": first + second - shared,
+        }
+        inside = own[: len(wander.within)]
+        if own.dim() == 1:  # without positions, there are no pairs within one input
+            return found | {"near": found["far"], "within": found["far"]}
+        return found | {
+            "near": own[: len(wander.near)] + beside(own[: len(wander.near)]) - shared,
+            "within": inside + ends.moved(inside) - shared,
+        }
+
+
+def centred(wander: Wander) -> tuple[Wander, float]:
+    """Take the mean over all points out of each; return the share that is left as well."""
+    centre = Centre.of(wander)
+    rest = max(1 - centre.shared, 0.0)
+    if rest < _LEAST:  # all inputs are the same one
+        return one_input(), 0.0
+    left = {
+        name: (getattr(wander, name) - common) / rest for name, common in centre.of_pairs().items()
+    }
+    left["same"] = left["same"] / (float(left["same"].mean()) or 1.0)
+    noise = min(wander.own_noise / rest**2, 1.0)
+    made = replace(wander, **left, noise=noise, own_noise=noise)
+    # What the pairs, which are but some, have left of a mean.
+    return made.moved(-made.mean(torch.clone, power=1.0)), rest
