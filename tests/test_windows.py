@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from handwave.wandering import Ends, one_input
+from handwave.ends import Ends
+from handwave.wandering import one_input
 from handwave.windows import Windows
 
 LAYERS = {

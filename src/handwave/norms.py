@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from handwave.inverses import Inverse
 from handwave.moments import Moments
 from handwave.running import own_class
-from handwave.signals import Backward, NoTheoryError, Signal, number, same
+from handwave.signals import Backward, NoTheoryError, Signal
 from handwave.units import Units
-from handwave.wandering import Wander, one_input
+from handwave.wandering import Wander
 
 # How well E[1/var] is known, relative, at least and for each unit of its variance; and what
 # float32 leaves of a mean of squares.
 _INVERSE_ERROR, _UNLIKE_ERROR, ROUNDING = 0.015, 0.15, 1e-7
-
-_LARGE_EPS = 1e-3  # beyond it, what a norm hands on depends on what came in
 
 _MOST_UNLIKE = 0.5  # of what is divided by: its relative variance, for an E[1/var] to speak of
 
@@ -76,7 +74,7 @@ class Scale:
 
 def layer_norm(layer: nn.LayerNorm, signal: Signal) -> tuple[Signal, Backward]:
     """Normalize each input, or position, over its own units."""
-    tail = _checked_tail(layer, signal)
+    tail = checked_tail(layer, signal)
     return _by_units(layer, signal, math.prod(tail), -len(tail))
 
 
@@ -89,7 +87,7 @@ def group_norm(layer: nn.GroupNorm, signal: Signal) -> tuple[Signal, Backward]:
 
 def rms_norm(layer: nn.RMSNorm, signal: Signal) -> tuple[Signal, Backward]:
     """Divide each input, or position, by the root of its second moment; the mean stays in."""
-    tail = _checked_tail(layer, signal)
+    tail = checked_tail(layer, signal)
     wander, var = signal.summed_along(-len(tail)), float(signal.second.mean())
     eps = torch.finfo(torch.float32).eps if layer.eps is None else layer.eps
     count = math.prod(tail)
@@ -97,68 +95,6 @@ def rms_norm(layer: nn.RMSNorm, signal: Signal) -> tuple[Signal, Backward]:
     scale = Scale(var, eps, count, _inverse(wander, var, eps, unlike), unlike, centred=False)
     after, back = normalized(layer, signal, _of_unit_length(wander), scale)
     return replace(after, units=replace(after.units, of_inputs=unlike)), back
-
-
-def restart(layer: Any, shape: tuple[int, ...] | None, of_sums: bool) -> Signal | None:
-    """Return what a normalization hands on whatever came in, if its scale is known at all.
-
-    A signal of inputs of which nobody knows how alike they are: as alike as can be.
-
-    Args:
-        layer: any layer.
-        shape: of its input, None where nobody knows.
-        of_sums: whether products were summed right in front, which makes Gaussian units.
-
-    Raises:
-        ValueError: the layer would refuse an input of that shape.
-    """
-    law = own_class(layer)
-    sizes = {nn.LayerNorm: "normalized_shape", nn.RMSNorm: "normalized_shape"}
-    if law in sizes:
-        count = math.prod(layer.normalized_shape)
-    elif over_batch(layer):
-        count = layer.num_features
-    elif law is nn.GroupNorm:
-        count = layer.num_channels
-    else:
-        return None
-    weight, bias = affine(layer)
-    wander, centred = replace(one_input(), known=False), law is not nn.RMSNorm
-    alone = _alone(layer, count, shape)
-    if alone is None or (layer.eps or 0.0) > _LARGE_EPS:
-        return None
-    weight = Moments(0.0, 0.0) if alone else weight
-    # Where a mean is taken out, as much of it is known as all inputs have in common.
-    units = Units(wander, float(count), 2.0, known_mean=float(centred))
-    units = replace(units, **_settled(layer, count, shape))
-    mean, second = number(bias.mean), number(weight.second_moment + bias.second_moment)
-    plain = of_sums and centred and not weight.var and not bias.second_moment
-    plain = plain and (shape is not None or law not in BATCH_NORMS)
-    function = same if plain else None
-    after = Signal(shape, mean, second, bias.mean**2, wander, units, function, drawn=False)
-    if law in sizes:
-        _checked_tail(layer, after)
-    else:
-        check_channels(layer, int(count), after)
-    return after
-
-
-def _alone(layer: Any, count: int, shape: tuple[int, ...] | None) -> bool | None:
-    """Tell whether a norm takes each number's mean, which is itself; None where nobody knows."""
-    law = own_class(layer)
-    if law is nn.RMSNorm or law in BATCH_NORMS or count > getattr(layer, "num_groups", 1):
-        return False
-    if law is nn.GroupNorm:
-        return None if shape is None else math.prod(shape[2:]) == 1
-    return True
-
-
-def _settled(layer: Any, count: int, shape: tuple[int, ...] | None) -> dict[str, float]:
-    """Say of how many numbers at most a norm has settled the mean square, as `Units` has it."""
-    if own_class(layer) not in BATCH_NORMS:
-        numbers = count / getattr(layer, "num_groups", 1)
-        return {"of_inputs": 2 / max(numbers - 1, 1)}
-    return {"settled": 2 / max(math.prod(shape or ()) / count - 1, 1)}
 
 
 def affine(layer: Any) -> tuple[Moments, Moments]:
@@ -199,7 +135,7 @@ def check_channels(layer: nn.Module, channels: int, signal: Signal) -> None:
     signal.check_units(1, 1)
 
 
-def _checked_tail(layer: Any, signal: Signal) -> tuple[int, ...]:
+def checked_tail(layer: Any, signal: Signal) -> tuple[int, ...]:
     """Return the sizes that a norm is taken over, which must be the signal's last ones."""
     shape, tail = signal.shape, tuple(layer.normalized_shape)
     if shape is not None and shape[-len(tail) :] != tail:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from handwave.wandering import Ends, Wander, one_input
+from handwave.ends import Ends
+from handwave.wandering import Wander, one_input
 
 # All pairs of so many vectors; pairs of maps with so many positions together; so many tokens.
 _VECTORS, _POSITIONS, _TOKENS = 256, 1 << 17, 4096

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from handwave.followings import kept
 from handwave.laws import apply_law
 from handwave.moments import Moments
-from handwave.norms import restart
+from handwave.restarts import restart
 from handwave.restoring import nothing_left_behind
 from handwave.running import (
     Inputs,

@@ -15,7 +15,7 @@ from handwave.running import own_class
 
 # Attributes of these types, and of no class that may do more than they do, get their contents
 # back; a module's parameters, buffers, children and hooks are among them.
-_CONTAINERS = (list, dict, OrderedDict, defaultdict, set, deque)
+_CONTAINERS = frozenset((list, dict, OrderedDict, defaultdict, set, deque))
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -84,10 +84,13 @@ def _tensors(attributes: dict[str, Any], everywhere: bool) -> Iterator[Tensor]:
 
 def _attributes(attributes: dict[str, Any]) -> Callable[[], None]:
     """Remember a module's attributes, and what its containers contain."""
-    before = dict(attributes)
-    # Most are empty, and a model has a dozen of them for every module.
-    contents = [(v, v.copy() if v else None) for v in before.values() if type(v) in _CONTAINERS]
-    generators = [(v, v.get_state()) for v in before.values() if type(v) is torch.Generator]
+    before, contents, generators = dict(attributes), [], []
+    for value in before.values():
+        if type(value) in _CONTAINERS:
+            # Most are empty, and a model has a dozen of them for every module.
+            contents.append((value, value.copy() if value else None))
+        elif type(value) is torch.Generator:
+            generators.append((value, value.get_state()))
 
     def put_back() -> None:
         attributes.clear()

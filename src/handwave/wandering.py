@@ -1,80 +1,17 @@
 """How far one network wanders from the average one: what finite width does."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from handwave.cumulants import Cumulants, of_log_gamma, quantile
-
-_EXACT = 1e-6  # of a position, that a share of a map may be short of a whole number
+from handwave.ends import Ends
 
 # How alike a point and itself are.
 ITSELF = torch.ones((), dtype=torch.float64)
-
-
-@dataclass(frozen=True)
-class Ends:
-    """Say which points the pairs of different inputs are made of.
-
-    Args:
-        first, second: which of the points whose likeness with themselves is known; (pairs,).
-        moves: how far the second one's position is from the first one's, around the edges, as
-            shares of the sizes of the map; (pairs, axes).
-    """
-
-    first: Tensor
-    second: Tensor
-    moves: Tensor
-
-    def of(self, points: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
-        """Return what is known of each point for the two of each pair, in their own places.
-
-        Args:
-            points: (points, *map).
-            pairs: how many.
-        """
-        return points[self.first[:pairs]], points[self.second[:pairs]]
-
-    def averaged(self, likeness: Tensor) -> Tensor:
-        """Average over the pairs that have the same first point; (pairs, *map)."""
-        first = self.first[: len(likeness)]
-        total = likeness.new_zeros(int(first.max()) + 1, *likeness.shape[1:])
-        total = total.index_add(0, first, likeness)
-        return (total / first.bincount().reshape(-1, *[1] * (total.dim() - 1)))[first]
-
-    def moved(self, maps: Tensor, stride: Sequence[int] | None = None) -> Tensor:
-        """Put in the place of each position the one that it is paired with; (pairs, *map).
-
-        Args:
-            maps: of as many pairs, or of the first ones.
-            stride: along each axis, what moves are multiples of.
-        """
-        sizes = maps.shape[1:]
-        if not sizes:
-            return maps
-        steps, places = self.steps(sizes, stride)[: len(maps)], torch.zeros(1, dtype=torch.int64)
-        for axis, size in enumerate(sizes):
-            along = (torch.arange(size) - steps[:, axis, None]) % size
-            places = places[..., None] * size + along.reshape(len(maps), *[1] * axis, size)
-        return maps.flatten(1).gather(1, places.flatten(1)).reshape(maps.shape)
-
-    def steps(self, sizes: tuple[int, ...], stride: Sequence[int] | None = None) -> Tensor:
-        """Return how many positions apart the two of each pair are; (pairs, axes).
-
-        Never none, as long as there are other positions: those that a smaller map has brought
-        together stand for others.
-        """
-        by = torch.tensor(stride or [1] * len(sizes))
-        grid = (torch.tensor(sizes) / by).ceil().long()
-        steps = (self.moves * torch.tensor(sizes) / by + _EXACT).long() % grid
-        still, places = (steps == 0).all(1), math.prod(grid.tolist())
-        if places > 1:
-            others = 1 + torch.arange(int(still.sum())) % (places - 1)
-            steps[still] = torch.stack(torch.unravel_index(others, grid.tolist()), dim=1)
-        return steps * by
 
 
 @dataclass(frozen=True)
