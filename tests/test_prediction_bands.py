@@ -407,3 +407,16 @@ def test_an_audits_band_of_channels_of_unlike_size_fits():
         ends = math.log(row.band[1] / row.band[0])
     assert missed <= MOST_MISSED
     assert ends / NORMAL <= 1.5 * float(torch.tensor(logs).std())
+
+
+@pytest.mark.parametrize("between", [nn.Dropout(0.5), nn.AvgPool2d(2), nn.BatchNorm2d(32)])
+def test_a_norm_knows_what_its_sizes_are_behind_other_layers(between):
+    # Of the very input only a convolution right in front makes them; dropout leaves them as they
+    # are, and behind another norm all are one.
+    model = lecun(conv(4, 32, 3), between, nn.BatchNorm2d(32), nn.ReLU())
+    found = draw(model, smooth(8, 4, 8, 8), DRAWS, backward=True, again=redraw)
+    check(found, [0, *([1, 2] if isinstance(between, nn.Dropout) else [])])
+    for row, grad in zip(found.predicted, found.grad, strict=True):
+        assert row.grad is None or row.grad.second_moment == pytest.approx(
+            float(grad.mean()), rel=0.15
+        )

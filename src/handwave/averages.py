@@ -70,6 +70,7 @@ class Averages:
         units = replace(units, wander=wander, known=known, known_mean=units.known_mean / own)
         settled = known if units.settled else 0.0
         units = replace(units, settled=settled, unsure=units.unsure * says, of_inputs=0.0)
+        units = replace(units, covariance=None)
         share = law.mean**2 / (law.second_moment or 1.0)
         left = min(max(own - share, 0.0) / (1 - share or 1.0), 1.0)
         return cls(base, units, left, says)
@@ -115,7 +116,7 @@ class Averages:
         fresh, part = still.through(series), min(series.second * size / (second or 1.0), 1.0)
         # Line and square are those of y², not of g² alone.
         squares = series.squares.clone()
-        squares[1] = slopes.tilt * self.left * series.second**2 / part**2
+        squares[1] = slopes.tilt * self.left * series.second**2 / (part**2 or 1.0)
         rough = replace(series, squares=squares, slope=0.0)
         beyond = still.through(rough).cumulants[1] * part**2
         rest = self._rest(after, part, float(series.values[0]) * size / (second or 1.0), bent)

@@ -33,8 +33,7 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         reason = ": pass a tensor" if signal.wander.known else ""
         raise NoTheoryError(f"no theory of how far inputs differ{reason}")
     around, rest = centred(signal.summed_along(1))
-    # As the units were drawn: what is noise behind them was none to them.
-    drawn = replace(around, noise=min(signal.units.wander.own_noise / (rest**2 or 1.0), 1.0))
+    drawn = _as_drawn(signal, around, rest)
     var, sizes = float(signal.second.mean()) * rest, _Sizes.of(signal, drawn)
     inverse = Inverse.of(var, layer.eps, sizes.unlike, sizes.each, layer.num_features)
     # Each channel has its own mean, from which positions at an edge are further away.
@@ -48,6 +47,18 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     after, back = normalized(layer, signal, wander.flattened(inverse.flatter), scale)
     units = _of_one_size(signal, drawn, after, rest, sizes)
     return replace(after, units=replace(units, flatter=inverse.flatter)), back
+
+
+def _as_drawn(signal: Signal, around: Wander, rest: float) -> Wander:
+    """Return how alike the points are around their mean, as the units saw it when they were drawn.
+
+    What is noise behind them was none to them, and what dropout takes out of an entry neither; but
+    points that met different weights had nothing in common.
+    """
+    units = signal.units
+    if signal.base is None and units.phases == 1 and not signal.largest:
+        return centred(units.wander)[0]
+    return replace(around, noise=min(units.wander.own_noise / (rest**2 or 1.0), 1.0))
 
 
 @dataclass(frozen=True)
@@ -75,26 +86,26 @@ class _Sizes:
             signal: what is normalized.
             drawn: how alike its points are around their mean, as the units were drawn.
         """
-        units, covariance = signal.units, signal.units.covariance
+        units, plain = signal.units, signal.base is None
         weights = units.products * units.phases
-        if signal.base is None and covariance is not None:
+        covariance = units.covariance if plain and signal.function else None
+        if covariance is not None:
             each = torch.linalg.eigvalsh(covariance).clamp_min(0)
             unlike = 2 * float(each.square().sum() / (each.sum().square() or 1.0))
         else:
             unlike, each = drawn.of_one_unit, None
-            # There are no more squares than points around their mean, and no more than weights.
-            if signal.base is None:
+            if plain and units.settled and signal.function:  # a norm over the batch in front
+                unlike = 0.0
+            elif plain:  # no more squares than points around their mean, and no more than weights
                 each = falling(unlike, min(1 / signal.wander.share - 1, weights))
-        told = 2 / weights / unlike if signal.base is None and unlike else 0.0
+        told = 2 / weights / unlike if plain and unlike else 0.0
         return cls(unlike, each, covariance is not None, max(1 - told, 0.0))
 
 
 def _of_one_size(signal: Signal, drawn: Wander, after: Signal, rest: float, sizes: _Sizes) -> Units:
     """Give every unit one size over the batch; rest is what the mean left of the second moment."""
-    seen, groups = drawn, 1.0
-    # As the units saw it when they were drawn, if all met the same weights.
-    if signal.base is None and signal.function and signal.units.phases == 1:
-        seen, groups = centred(signal.units.wander)[0], signal.units.groups
+    plain = signal.base is None and signal.function and signal.units.phases == 1
+    seen, groups = drawn, signal.units.groups if plain else 1.0
     # Where the very input tells it, likeness has the mean square that it has over all pairs.
     seen = seen.flattened(sizes.unlike / (seen.of_one_unit or 1.0)) if sizes.known else seen
     seen = replace(seen, cumulants=after.wander.cumulants)

@@ -225,7 +225,8 @@ def reshape(layer: nn.Flatten, signal: Signal) -> tuple[Signal, Backward]:
     if start > axis or end < dims - 1:
         raise NoTheoryError("no theory: it merges positions, and leaves the units apart")
     positions = math.prod(signal.shape[start:]) // signal.shape[axis]
-    units = replace(signal.units, wander=signal.units.wander.flat(positions))
+    wander = signal.units.wander.flat(positions)
+    units = replace(signal.units, wander=wander, covariance=None)
     after = replace(signal.pooled(shape), wander=signal.wander.flat(positions), units=units)
     return after, _pooled
 
