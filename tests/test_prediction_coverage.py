@@ -1,5 +1,7 @@
 """All bands together hold as many draws as they say, and most are as narrow as that allows."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -10,7 +12,7 @@ from test_prediction_bands import batch, conv, lecun, missed_and_width, one_side
 DRAWS = 200
 
 
-def blocks(*layers, activation=nn.ReLU, norm=None):
+def blocks(*layers: Any, activation: type[nn.Module] = nn.ReLU, norm: Any = None):
     """Put a norm and an activation behind each layer."""
     for layer in layers:
         yield layer

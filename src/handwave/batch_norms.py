@@ -36,6 +36,10 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     drawn = _as_drawn(signal, around, rest)
     var, sizes = float(signal.second.mean()) * rest, _Sizes.of(signal, drawn)
     inverse = Inverse.of(var, layer.eps, sizes.unlike, sizes.each, layer.num_features)
+    if signal.sample is not None:  # the variances themselves
+        each = signal.sample.double().transpose(0, 1).flatten(1).var(1, correction=0)
+        var, inverse = float(each.mean()), Inverse(float((1 / (each + layer.eps)).mean()))
+        sizes = _Sizes(0.0, None, True, 0.0)
     # Each channel has its own mean, from which positions at an edge are further away.
     square = around.same.mean(0) if signal.second.numel() > 1 else None
     count = 1 / signal.wander.share

@@ -68,7 +68,10 @@ def centred(wander: Wander) -> tuple[Wander, float]:
     left = {
         name: (getattr(wander, name) - common) / rest for name, common in centre.of_pairs().items()
     }
-    left["same"] = left["same"] / (float(left["same"].mean()) or 1.0)
+    # Where nearly all of a length is that of the mean, what is left is known badly: never less
+    # than nothing.
+    same = left["same"].clamp_min(_LEAST)
+    left["same"] = same / float(same.mean())
     noise = min(wander.own_noise / rest**2, 1.0)
     made = replace(wander, **left, noise=noise, own_noise=noise)
     # What the pairs, which are but some, have left of a mean.

@@ -44,11 +44,11 @@ class Ends:
         """Put in the place of each position the one that it is paired with; (pairs, *map).
 
         Args:
-            maps: of as many pairs, or of the first ones.
+            maps: of as many pairs, or of the first ones; as they come if they have other axes.
             stride: along each axis, what moves are multiples of.
         """
         sizes = maps.shape[1:]
-        if not sizes:
+        if not sizes or self.moves.shape[1] != len(sizes):
             return maps
         steps, places = self.steps(sizes, stride)[: len(maps)], torch.zeros(1, dtype=torch.int64)
         for axis, size in enumerate(sizes):

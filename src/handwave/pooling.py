@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from handwave.averages import NORMAL, WEIGHTS, Averages, common, slopes_of
@@ -37,7 +38,11 @@ def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     if signal.sample is not None:
         return of_input(layer.forward(signal.sample)), lambda gradient: None
     averages = isinstance(layer, AVERAGES)
-    windows = _windows(layer if averages else _average_of(layer), signal)
+    try:
+        windows = _windows(layer if averages else _average_of(layer), signal)
+    except RuntimeError as error:  # an average over three axes is refused more than the largest
+        layer.forward(torch.empty(signal.shape or (), device="meta"))
+        raise NoTheoryError("no theory for windows larger than the map") from error
     if windows.single:
         return signal, lambda gradient: gradient
     shape = (*(signal.shape or ())[: -len(windows.sizes)], *windows.total.shape)

@@ -132,4 +132,4 @@ def _apart(factor: float, sizes: tuple[int, ...]) -> float:
     for size in sizes:
         steps = torch.arange(1, size, dtype=torch.float64)
         whole *= (size + 2 * float((size - steps) @ factor**steps)) / size**2
-    return (whole - alone) / (1 - alone)
+    return (whole - alone) / (1 - alone) if alone < 1 else 0.0

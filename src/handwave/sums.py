@@ -83,6 +83,8 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     _check(layer, shape, fits, layer.in_channels)
     signal.check_units(-axes - 1, -axes - 1)
     windows = Windows(layer, shape[-axes:], _phases(layer))
+    if not windows.seen:
+        raise NoTheoryError("no theory: its windows see nothing but padding")
     channels = layer.in_channels // layer.groups
     parts = (torch.ones((), dtype=torch.float64), *_maps(signal, axes))
     count, mean, second = (channels * windows.of(part.expand(shape[-axes:])) for part in parts)

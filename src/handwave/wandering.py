@@ -10,6 +10,8 @@ from torch import Tensor
 from handwave.cumulants import Cumulants, of_log_gamma, quantile
 from handwave.ends import Ends
 
+_MOST = 300.0  # of a logarithm; beyond, nothing is known
+
 # How alike a point and itself are.
 ITSELF = torch.ones((), dtype=torch.float64)
 
@@ -110,9 +112,10 @@ class Wander:
     def drawn_lengths(self) -> float:
         """Return the relative variance of a point's square length that its units make.
 
-        Of it, lengths is what is beyond the square of what two points have in common.
+        Of it, lengths is what is beyond the square of what two points have in common. That of a
+        single Gaussian number is 2.
         """
-        return self.lengths / max(1 - float(self.far.square().mean()), 1e-9)
+        return min(self.lengths / max(1 - float(self.far.square().mean()), 1e-9), 2.0)
 
     def of_inputs(self, fn: Callable[[Tensor], Tensor]) -> float:
         """Average a function of the likeness over all pairs of positions of one input."""
@@ -169,7 +172,7 @@ class Wander:
     def band(self, second_moment: float, coverage: float) -> tuple[float, float]:
         """Return what holds the pooled second moment with the probability `coverage`."""
         tail = (1 - coverage) / 2
-        low, high = (quantile(self.cumulants, p) for p in (tail, 1 - tail))
+        low, high = (min(quantile(self.cumulants, p), _MOST) for p in (tail, 1 - tail))
         return second_moment * math.exp(low), second_moment * math.exp(high)
 
 

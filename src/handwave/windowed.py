@@ -60,7 +60,7 @@ class Windowed:
         gap = (float(near.mean()) - float(within.mean())) * _MODEL_ERROR
         # Of 3ᵃ − 1 neighbours, half are others than those of the other half.
         followed = 2 * len(neighbours(len(self.pool.sizes))) / (3 ** len(self.pool.sizes) - 1)
-        chance = float(within.var()) / (self.pool.inputs * math.prod(self.pool.sizes)) / followed
+        chance = _var(within) / (self.pool.inputs * math.prod(self.pool.sizes)) / followed
         return float(self.pool.shares[1].mean()) * math.sqrt(gap**2 + chance) / self.left
 
     def averaged(self) -> Wander:
@@ -130,8 +130,8 @@ class Windowed:
         are, the more of what varies goes with both.
         """
         rest = getattr(self.wander, name) - self._common[0][name]
-        whole, common = float(rest.var()), float(self.wander.far.mean())
-        one = float(self.pool.of(rest).var()) / whole if whole else 1.0
+        whole, common = _var(rest), float(self.wander.far.mean())
+        one = _var(self.pool.of(rest)) / whole if whole else 1.0
         alone = float(self.pool.alone.mean())
         alike = max(self.left - common, 0.0) / max(1 - common, 1e-9)
         beyond = max(one - self._kept, 0.0) / max(1 - alone, 1e-9)
@@ -145,7 +145,7 @@ class Windowed:
     def _each(self, once: Tensor, period: int, kept: float) -> Tensor:
         """Average over whatever else is in the other window, of which one position was seen."""
         if self.pool.whole and 1 <= period <= len(once) // 2:
-            return _of_each(once, period, kept * float(once.var()))
+            return _of_each(once, period, kept * _var(once))
         return once.mean() + (once - once.mean()) * kept**0.5
 
 
@@ -207,6 +207,10 @@ class _Likeness:
             return float(self.within.mean())
         even = [each.mean(0, keepdim=True) for each in rows]
         return (self.of_pairs(even, even) - float(self.own.mean()) / count) / (1 - 1 / count)
+
+
+def _var(likeness: Tensor) -> float:
+    return float(likeness.var(correction=0))
 
 
 def _of_each(once: Tensor, period: int, expected: float | None = None) -> Tensor:
