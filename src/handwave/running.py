@@ -55,10 +55,12 @@ def check_model(model: Any) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a module, got {type(model).__name__}")
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+    modules = list(model.modules())  # once: to walk through them costs more than to look at them
+    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
         raise TypeError("TorchScript cannot be watched: pass the module that it was made from")
     lazy = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
-    tensors = (*model.parameters(), *model.buffers())
+    holders = [holder for m in modules for holder in (m._parameters, m._buffers) if holder]
+    tensors = [tensor for held in holders for tensor in held.values() if tensor is not None]
     if any(isinstance(tensor, lazy) for tensor in tensors):
         raise ValueError("a lazy layer has no weights yet: call the model once on an input first")
     if any(tensor.is_meta for tensor in tensors):
