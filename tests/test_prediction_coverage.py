@@ -21,10 +21,16 @@ def blocks(*layers: Any, activation: type[nn.Module] = nn.ReLU, norm: Any = None
         yield activation()
 
 
+def dense():
+    return nn.Linear(32, 64), nn.Linear(64, 64), nn.Linear(64, 64)
+
+
+def maps():
+    return conv(4, 16, 3), conv(16, 16, 3), conv(16, 16, 3)
+
+
 def networks():
     """Make one network of each kind, and what goes in."""
-    dense = lambda: (nn.Linear(32, 64), nn.Linear(64, 64), nn.Linear(64, 64))  # noqa: E731
-    maps = lambda: (conv(4, 16, 3), conv(16, 16, 3), conv(16, 16, 3))  # noqa: E731
     for activation in (nn.ReLU, nn.Tanh, nn.GELU):
         yield lecun(*blocks(*dense(), activation=activation)), batch(16, 32)
         yield lecun(*blocks(*dense(), activation=activation, norm=nn.BatchNorm1d)), batch(16, 32)

@@ -9,12 +9,7 @@ from torch import Tensor
 from handwave.centring import centred
 from handwave.inverses import Inverse, falling
 from handwave.moments import Moments
-from handwave.norms import (
-    Scale,
-    by_batch,
-    check_channels,
-    normalized,
-)
+from handwave.norms import Scale, by_batch, check_channels, normalized
 from handwave.signals import Backward, NoTheoryError, Signal
 from handwave.units import Units
 from handwave.wandering import Wander, one_input
@@ -34,12 +29,13 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         raise NoTheoryError(f"no theory of how far inputs differ{reason}")
     around, rest = centred(signal.summed_along(1))
     drawn = _as_drawn(signal, around, rest)
-    var, sizes = float(signal.second.mean()) * rest, _Sizes.of(signal, drawn)
-    inverse = Inverse.of(var, layer.eps, sizes.unlike, sizes.each, layer.num_features)
-    if signal.sample is not None:  # the variances themselves
+    if signal.sample is None:
+        var, sizes = float(signal.second.mean()) * rest, _Sizes.of(signal, drawn)
+        inverse = Inverse.of(var, layer.eps, sizes.unlike, sizes.each, layer.num_features)
+    else:  # the variances themselves
         each = signal.sample.double().transpose(0, 1).flatten(1).var(1, correction=0)
-        var, inverse = float(each.mean()), Inverse(float((1 / (each + layer.eps)).mean()))
-        sizes = _Sizes(0.0, None, True, 0.0)
+        var, sizes = float(each.mean()), _Sizes(0.0, None, True, 0.0)
+        inverse = Inverse(float((1 / (each + layer.eps)).mean()))
     # Each channel has its own mean, from which positions at an edge are further away.
     square = around.same.mean(0) if signal.second.numel() > 1 else None
     count = 1 / signal.wander.share

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from handwave.pairs import beside
-from handwave.wandering import CLASSES, Wander, one_input
-
-_LEAST = 1e-7  # float32 leaves so much of a mean of squares
+from handwave.wandering import CLASSES, ROUNDING, Wander, one_input
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Centre:
         alike, lean = cls(wander, shared, own + 0 * longer), cls(wander, 0.0, own * longer)
         rest, by = wander.far - alike.of_pairs()["far"], lean.of_pairs()["far"]
         size = float(by.square().mean())
-        steep = min(max(float((rest * by).mean()) / size, 0.0), 1.0) if size > _LEAST**2 else 0.0
+        steep = min(max(float((rest * by).mean()) / size, 0.0), 1.0) if size > ROUNDING**2 else 0.0
         return cls(wander, shared, alike.own + steep * lean.own)
 
     def of_pairs(self) -> dict[str, Tensor]:
@@ -63,14 +61,14 @@ def centred(wander: Wander) -> tuple[Wander, float]:
     """Take the mean over all points out of each; return the share that is left as well."""
     centre = Centre.of(wander)
     rest = max(1 - centre.shared, 0.0)
-    if rest < _LEAST:  # all inputs are the same one
+    if rest < ROUNDING:  # all inputs are the same one
         return one_input(), 0.0
     left = {
         name: (getattr(wander, name) - common) / rest for name, common in centre.of_pairs().items()
     }
     # Where nearly all of a length is that of the mean, what is left is known badly: never less
     # than nothing.
-    same = left["same"].clamp_min(_LEAST)
+    same = left["same"].clamp_min(ROUNDING)
     left["same"] = same / float(same.mean())
     noise = min(wander.own_noise / rest**2, 1.0)
     made = replace(wander, **left, noise=noise, own_noise=noise)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from handwave.roots import falling_root
+from handwave.wandering import ROUNDING
 
-_LEAST = 1e-7  # relative variances below are none: float32 leaves so much of a mean of squares
 _MANY = 100.0  # numbers, beyond which it does not matter how unequal they are
 
 _SELDOM = 0.005  # probability
@@ -57,7 +57,7 @@ class Inverse:
             each: the λ_i, up to a factor; by default all are equal, as many as make that variance.
             units: how many v there are.
         """
-        if not var > 0 or unlike < _LEAST:
+        if not var > 0 or unlike < ROUNDING:
             return cls(1 / ((var + eps) or math.inf))
         part = eps / var
         each = None if each is None else each / each.sum()
@@ -115,7 +115,7 @@ def falling(unlike: float, rank: float) -> Tensor | None:
     Returns:
         Numbers that add up to 1; None where it does not matter that they are unequal.
     """
-    count = 2 / max(unlike, _LEAST)
+    count = 2 / max(unlike, ROUNDING)
     return None if count > min(_MANY, 0.99 * rank) else _falling(count, round(min(rank, 8 * _MANY)))
 
 

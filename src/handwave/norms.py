@@ -13,11 +13,11 @@ from handwave.moments import Moments
 from handwave.running import own_class
 from handwave.signals import Backward, NoTheoryError, Signal
 from handwave.units import Units
-from handwave.wandering import Wander
+from handwave.wandering import ROUNDING, Wander
 
 # How well E[1/var] is known, relative, at least and for each unit of its variance; and what
 # float32 leaves of a mean of squares.
-_INVERSE_ERROR, _UNLIKE_ERROR, ROUNDING = 0.015, 0.15, 1e-7
+_INVERSE_ERROR, _UNLIKE_ERROR = 0.015, 0.15
 
 _MOST_UNLIKE = 0.5  # of what is divided by: its relative variance, for an E[1/var] to speak of
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -52,10 +51,13 @@ def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         return nothing, lambda gradient: None
     if signal.function is None:
         raise NoTheoryError("no theory: what enters is not Gaussian")
-    loose = Windowed(windows, signal.wander).loose
-    if loose > _LOOSE:
+    alike = Windowed(windows, signal.wander)
+    if (loose := alike.loose) > _LOOSE:
         raise NoTheoryError("no theory of how alike neighbours are behind other pooling")
-    after = (_averaged if averages else largest)(windows, signal, signal.function)
+    if averages:
+        after = _averaged(alike, signal, signal.function)
+    else:
+        after = largest(windows, signal, signal.function)
     after = replace(after, shape=shape, wander=after.wander.plus(loose**2))
     # A rising function and the largest may change places.
     after = after if averages else replace(after, largest=(layer, signal))
@@ -91,9 +93,9 @@ def _kind(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:
     return next(place for place, kind in enumerate(kinds) if isinstance(layer, kind))
 
 
-def _averaged(windows: Pool, signal: Signal, function: Elementwise) -> Signal:
+def _averaged(alike: Windowed, signal: Signal, function: Elementwise) -> Signal:
     """Follow y = Σ a_p·f(z_p): E[y²] = Σ a_p·a_q·E[f(z_p)·f(z_q)], over all pairs of positions."""
-    alike = Windowed(windows, signal.wander)
+    windows = alike.pool
     if alike.left <= windows.least:
         raise NoTheoryError("no theory: positions of a window cancel each other")
     maps = (part.expand(windows.sizes)[None] for part in (signal.mean, signal.second))
@@ -102,32 +104,26 @@ def _averaged(windows: Pool, signal: Signal, function: Elementwise) -> Signal:
     same_place = windows.alone * windows.of(signal.wander.same).mean(0)
     beside = alike.own.mean(0) - same_place
     second = windows.alone * square + signal.moments.second_moment * beside
-    size = windows.total.square()
-    after = replace(
-        signal, mean=windows.total * mean, second=size * second, wander=alike.averaged()
-    )
+    size, wander = windows.total.square(), alike.averaged()
+    after = replace(signal, mean=windows.total * mean, second=size * second, wander=wander)
     averages = Averages.of(windows, signal.base or signal)
-    rest, middle = (
-        averages.base.moments.std * math.sqrt(1 - averages.left) * NORMAL,
-        float(size.mean()),
-    )
-    each = shaping(function, averages.base)
-    alone = float(windows.alone.mean())
-    two = number(max(averages.left - alone, 0.0) / max(1 - alone, 1e-9))
-    turned = middle * averages.left * each.rising(two) / after.moments.second_moment
-    slopes = slopes_of(partial(_square, windows, function, averages.base), turned)
-    bent = middle * averages.base.units.wander.mean(each.bent, power=1.0)
-    series = averages.given(function, rest, WEIGHTS)
-    made = averages.followed(after, series, slopes, middle, bent)
+    made = _followed(windows, after, averages, function)
     kept = same if function is same else None
     return replace(made, common=common(signal, after), function=kept)
 
 
-def _square(
-    windows: Pool, function: Elementwise, base: Signal, factor: float, moved: float
-) -> float:
-    """Return E[y²] of an average, Var(z) multiplied by a factor and its mean moved."""
-    law = base.moments
-    series = Shaping.of(function, law.mean + moved * law.std, law.std * math.sqrt(factor))
-    made = replace(shaping(function, base), values=series.values, second=series.second)
-    return Windowed(windows, base.units.wander.mapped(made.likeness)).left * series.second
+def _followed(windows: Pool, after: Signal, averages: Averages, function: Elementwise) -> Signal:
+    """Follow how far the second moment of the averages stands off."""
+    base, left, size = averages.base, averages.left, float(windows.total.square().mean())
+    law, each, alone = base.moments, shaping(function, base), float(windows.alone.mean())
+
+    def second(factor: float, moved: float) -> float:
+        series = Shaping.of(function, law.mean + moved * law.std, law.std * math.sqrt(factor))
+        made = replace(each, values=series.values, second=series.second)
+        return Windowed(windows, base.units.wander.mapped(made.likeness)).left * series.second
+
+    two = number(max(left - alone, 0.0) / max(1 - alone, 1e-9))  # different positions
+    turned = size * left * each.rising(two) / after.moments.second_moment
+    bent = size * base.units.wander.mean(each.bent, power=1.0)
+    series = averages.given(function, law.std * math.sqrt(1 - left) * NORMAL, WEIGHTS)
+    return averages.followed(after, series, slopes_of(second, turned), size, bent)

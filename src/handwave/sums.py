@@ -91,14 +91,12 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     before = signal.summed_along(-axes - 1)
     wander = windows.average(before)
     exact = None if signal.sample is None else windows.alike(signal.sample.double(), axes)
-    covariance = None
     if exact:
-        mean_likeness, square_likeness, within, covariance = exact
         places = windows.count.numel()
         if windows.phases == 1 and places > 1:
-            beside = (within * places - 1) / (places - 1)
+            beside = (exact.within * places - 1) / (places - 1)
             wander = replace(wander, within=wander.within + (beside - wander.within.mean()))
-        wander = _exact(wander, (mean_likeness, square_likeness))
+        wander = _exact(wander, (exact.mean, exact.square))
     elif signal.sample is not None:  # what differs among pairs differs among channels
         varied = before.kept(windows.seen, windows.beside) * float(before.far.var(correction=0))
         of_groups = (1 - 1 / layer.groups) * varied
@@ -106,7 +104,7 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
         wander = replace(wander, noise=noise, own_noise=own)
     shape = (*shape[: -axes - 1], layer.out_channels, *count.shape)
     after = _draw(layer, replace(signal, shape=shape), wander, (count, mean, second))
-    after = replace(after, units=replace(after.units, covariance=covariance))
+    after = replace(after, units=replace(after.units, covariance=exact and exact.covariance))
     factor = Moments.of(layer.weight).second_moment * layer.out_channels / layer.groups
     return after, lambda gradient: factor * windows.transposed(gradient.expand(count.shape))
 

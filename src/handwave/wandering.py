@@ -10,6 +10,8 @@ from torch import Tensor
 from handwave.cumulants import Cumulants, of_log_gamma, quantile
 from handwave.ends import Ends
 
+ROUNDING = 1e-7  # relative, of what float32 leaves of a mean of squares
+
 _MOST = 300.0  # of a logarithm; beyond, nothing is known
 
 # How alike a point and itself are.

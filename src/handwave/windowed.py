@@ -67,8 +67,9 @@ class Windowed:
         """Return the likeness of windows, over that of a window with itself on average."""
         pool, wander, inputs = self.pool, self.wander, self.pool.inputs
         between = inputs * (inputs - 1)
-        far, within = self._of_both("far", between), self._of_both("within", inputs)
-        aligned = far if pool.whole else self._of_both("aligned", between)
+        far, noise = self._of_both("far", between)
+        within, _ = self._of_both("within", inputs)
+        aligned = far if pool.whole else self._of_both("aligned", between)[0]
         same = self._size * self.own
         whole = pool.whole and 1 <= inputs <= len(same) // 2
         same = _of_each(same, inputs) if whole else same
@@ -83,7 +84,7 @@ class Windowed:
             share=min(wander.share * math.prod(pool.sizes) / pool.total.numel(), 1.0),
             skew=wander.skew * self._kept,
             modelled=pool.total.numel() > 1,
-        ).with_noise(scale**2 * self._of_noise("far")[0], self._kept)
+        ).with_noise(scale**2 * noise, self._kept)
 
     @property
     def _size(self) -> Tensor:
@@ -110,29 +111,35 @@ class Windowed:
         after = replace(centre, own=self.pool.of(centre.own))
         return centre.of_pairs(), after.of_pairs()
 
-    def _of_both(self, name: str, period: int) -> Tensor:
+    def _of_both(self, name: str, period: int) -> tuple[Tensor, float]:
         """Average a class of pairs over both windows of each pair.
 
         What a point has in common with all others is averaged over its own window; of the rest,
         which is known for one pair of positions at a time, the other window leaves less.
-        """
-        once = self.pool.of(getattr(self.wander, name) - self._common[0][name])
-        both, one = self._of_noise(name)
-        rest = self._each(self._size * once, period, min(both / one, 1.0) if one else 1.0)
-        return self._size * self._common[1][name][: len(rest)] + rest
 
-    def _of_noise(self, name: str) -> tuple[float, float]:
-        """Return what averages over both windows, and over one, leave of a variance of likeness.
+        Returns:
+            The likeness of the windows, and what is left of a variance of the rest.
+        """
+        before, after = (common[name] for common in self._common)
+        rest = getattr(self.wander, name) - before
+        once, whole = self.pool.of(rest), _var(rest)
+        one = _var(once) / whole if whole else 1.0
+        both = self._left_of_noise(one)
+        made = self._each(self._size * once, period, min(both / one, 1.0) if one else 1.0)
+        return self._size * after[: len(made)] + made, both
+
+    def _left_of_noise(self, one: float) -> float:
+        """Return what averages over both windows leave of a variance of likeness.
 
         Positions p + d and q + e of two windows have a likeness that varies with that of p and q
         as κ(d)·κ(e), κ being how alike positions of one input are; or, beyond that, only if
         d = e: then as much as the average over one window has shown. The more alike positions
         are, the more of what varies goes with both.
+
+        Args:
+            one: what averages over one window leave.
         """
-        rest = getattr(self.wander, name) - self._common[0][name]
-        whole, common = _var(rest), float(self.wander.far.mean())
-        one = _var(self.pool.of(rest)) / whole if whole else 1.0
-        alone = float(self.pool.alone.mean())
+        alone, common = float(self.pool.alone.mean()), float(self.wander.far.mean())
         alike = max(self.left - common, 0.0) / max(1 - common, 1e-9)
         beyond = max(one - self._kept, 0.0) / max(1 - alone, 1e-9)
         apart, steady = (
@@ -140,7 +147,7 @@ class Windowed:
         )
         together = alike**2 + self.pool.together * beyond
         each = (alone + (1 - alone) * math.sqrt(steady)) ** 2
-        return min((1 - apart) * together + apart * each, 1.0), one
+        return min((1 - apart) * together + apart * each, 1.0)
 
     def _each(self, once: Tensor, period: int, kept: float) -> Tensor:
         """Average over whatever else is in the other window, of which one position was seen."""

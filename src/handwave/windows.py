@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,26 @@ from handwave.wandering import Wander, on_map
 
 # Numbers seen by all windows together, and by one: beyond, pairs of images have to do.
 _MOST_SEEN, WIDEST = 1 << 24, 1024
+
+
+class Alike(NamedTuple):
+    """Hold how alike what windows see is, of those that meet the same weights.
+
+    Averaged over groups of channels.
+
+    Args:
+        mean: of the likeness.
+        square: of its square: with Σ the second moments of one group's windows, tr(Σ²) over the
+            square of the average of tr(Σ).
+        within: mean likeness of windows of one input, each with itself included.
+        covariance: of what a window sees, up to a factor, if every unit sees the same with one
+            set of weights.
+    """
+
+    mean: float
+    square: float
+    within: float
+    covariance: Tensor | None
 
 
 class Windows:
@@ -86,21 +106,16 @@ class Windows:
             return everything, everything
         # Of a transposed convolution, windows that meet the same weights.
         stride = self.layer.stride if self.layer.transposed else None
-        pairs = torch.zeros(len(ends.moves), *inside.shape[1:], dtype=torch.float64)
-        far = sum(each * ends.moved(pairs + each, stride) for each in inside)
+        pairs = (len(ends.moves), *inside.shape[1:])
+        far = sum(each * ends.moved(each.expand(pairs), stride) for each in inside)
         kinds = neighbours(len(self.sizes))
         near = [(inside * moved(inside, (0, *kind))).sum(0) for kind in kinds]
         order = torch.arange(len(wander.near)) % len(near)
         seen = inside.sum(0).clamp_min(1e-9)
         return far / seen, (torch.stack(near) / seen)[order]
 
-    def alike(self, x: Tensor, axes: int) -> "tuple[float, float, float, Tensor | None] | None":
-        """Return mean likeness of what windows see, and of its square; None if that is long.
-
-        Of windows that meet the same weights, averaged over groups of channels; with Σ the second
-        moments of one group's, the latter is tr(Σ²) over the square of the average of tr(Σ). The
-        third number is the mean likeness of windows of one input, each with itself included; then
-        the covariance of what a window sees, if every unit sees the same with one set of weights.
+    def alike(self, x: Tensor, axes: int) -> Alike | None:
+        """Return how alike what windows see is, over all pairs of them; None if that is long.
 
         Args:
             x: the model's own input, shape (batch, channels, *map), or without a batch.
@@ -120,12 +135,8 @@ class Windows:
         within = float(centers.square().sum((1, 2)).mean()) / trace * windows.shape[-1]
         single = self.groups == 1 and self.phases == 1
         covariance = sigma[0] - torch.outer(center[0], center[0]) / points.shape[1]
-        return (
-            self.phases * mean,
-            self.phases * square,
-            within,
-            covariance if single else None,
-        )
+        made = covariance if single else None
+        return Alike(self.phases * mean, self.phases * square, within, made)
 
     def _picking(self) -> Any:
         """Make a layer that has an output for every place in a window, and picks what is there."""
