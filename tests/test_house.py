@@ -70,6 +70,7 @@ ORDER = [
     "auditing",
     "parts",
     "copies",
+    "places",
     "levers",
     "repairs",
     "repairing",

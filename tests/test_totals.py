@@ -45,6 +45,15 @@ def test_the_variance_of_few_blocks_is_as_precise_as_asked(shift, precision):
         assert found.var == pytest.approx(float(x.double().var(correction=0)), rel=precision)
 
 
+def test_equal_entries_are_as_precise_as_they_say():
+    for value in torch.rand(100, generator=SEEDED) * 9 + 1:
+        x = torch.cat([value.expand(99_000), -value.expand(1000)])
+        exact = Moments.of(x)
+        for precision, error in ((1e-6, 3e-6), (1e-4, 1e-5)):
+            found = quick_moments(x, precision)
+            assert found.var == pytest.approx(exact.var, abs=error * exact.second_moment)
+
+
 def test_second_moments_are_as_precise_as_they_say():
     for count in [7, 1024, 1025, 4096, 9000] * 20:
         entries = torch.randn(count, generator=SEEDED)

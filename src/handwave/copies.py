@@ -23,14 +23,15 @@ class Copies:
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         size = sum(_bytes(tensor) for tensor in tensors if _fits(tensor))
         self._room = torch.empty(size, dtype=torch.uint8, device="cpu")
+        self._used = 0
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """Return a copy."""
-        if not _fits(tensor) or _bytes(tensor) > len(self._room):
+        if not _fits(tensor) or self._used + (size := _bytes(tensor)) > self._room.numel():
             return tensor.clone()
-        place, self._room = self._room.split([size := _bytes(tensor), len(self._room) - size])
-        room = place[: tensor.numel() * tensor.element_size()].view(tensor.dtype)
-        return room.view(tensor.shape).copy_(tensor)
+        room = self._room.narrow(0, self._used, tensor.numel() * tensor.element_size())
+        self._used += size
+        return room.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 def _fits(tensor: Tensor) -> bool:

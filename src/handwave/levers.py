@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from handwave.places import Place, place
 from handwave.restoring import same_bits
 from handwave.weights import fans
-
-# Bytes from the first to behind the last, and the device on which they are.
-Place = tuple[torch.device, int, int]
 
 # Factors beyond these can leave float32's range, or reach its numbers with few digits.
 _LARGE, _SMALL = 2.0**20, 2.0**-20
@@ -44,16 +42,8 @@ class Lever:
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Say where in memory it writes: tied weights are written at places that overlap."""
+        """Say where in memory it writes."""
         return tuple(map(place, self._parts()))
-
-    def touched(self, places: Iterable[Place]) -> Iterator[Place]:
-        """Find which of these places it writes in."""
-        for device, start, end in self.places:
-            for each in places:
-                its_device, its_start, its_end = each
-                if its_start < end and start < its_end and device == its_device:
-                    yield each
 
     @property
     def repeats(self) -> bool:
@@ -66,7 +56,8 @@ class Lever:
         # Looked up anew each time: a model that moved to another device has other memory. With
         # .data, since a model may differentiate in its forward: then the weight written is the
         # right one, and autograd is not to complain; `writing` tells it of what stays.
-        return (parameter.data[self.block] for parameter in self.parameters)
+        whole = self.block is ...
+        return (p.data if whole else p.data[self.block] for p in self.parameters)
 
     def write(self, factor: float) -> bool:
         """Write the weight times the factor; return whether the dtype could hold it."""
@@ -104,15 +95,6 @@ class Lever:
 def writes(tensor: Tensor) -> int:
     """Return how often autograd saw it written; it does not count in tensors of inference mode."""
     return 0 if tensor.is_inference() else tensor._version
-
-
-def place(part: Tensor) -> Place:
-    """Say where in memory a tensor lies; one with steps in between takes all from end to end."""
-    if not part.numel():
-        return part.device, 0, 0  # where nothing else is
-    steps = zip(part.shape, part.stride(), strict=True)
-    size = (1 + sum((size - 1) * stride for size, stride in steps)) * part.element_size()
-    return part.device, (start := part.data_ptr()), start + size
 
 
 def _written(part: Tensor, before: Tensor, factor: float) -> bool:

@@ -19,7 +19,7 @@ from handwave.running import (
     arguments,
     check_model,
     eager,
-    floating,
+    first_floating,
     kind,
     rows,
     watched,
@@ -162,7 +162,7 @@ class _Recorder:
         # The module is bound: a replica of DataParallel's is another one than the row's.
         def hook(module: nn.Module, _: Any, args: Any, kwargs: Any) -> None:
             if not self.differentiating:
-                self.entered[module] = _entered(module, next(floating((args, kwargs)), None))
+                self.entered[module] = _entered(module, first_floating((args, kwargs)))
 
         with ExitStack() as stack:
             for module in modules:
@@ -173,7 +173,7 @@ class _Recorder:
 
     def watch(self, module: nn.Module, name: str, args: Any, kwargs: Any, result: Any) -> Any:
         """Measure one call; where a gradient would get lost, hand on another tensor."""
-        output, replaced = next(floating(result), None), None
+        output, replaced = first_floating(result), None
         if self.backward and output is not None and torch.is_grad_enabled():
             output, replaced = differentiable(output, result, (args, kwargs))
         if self.differentiating:  # a checkpoint runs its layers once more
@@ -186,10 +186,11 @@ class _Recorder:
         if self.backward:
             self._mark(output, "output")
             if self.look:
-                self._mark(next(floating((args, kwargs)), None), "input")
+                self._mark(first_floating((args, kwargs)), "input")
         if self.look:
             self.seen[-1].forward = self.look.forward(module, args, kwargs, output)
-        self.rows.append({"name": name} | self._measured(module, output.detach()))
+        known = output.detach() if output.requires_grad else output
+        self.rows.append({"name": name} | self._measured(module, known))
         return replaced
 
     def _mark(self, tensor: Tensor | None, side: str) -> None:

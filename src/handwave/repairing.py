@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from handwave.copies import Copies
-from handwave.levers import Lever, Place, allowed, lever_of, place, writes, writing
+from handwave.levers import Lever, allowed, lever_of, writes, writing
 from handwave.parts import (
     Part,
     of_attention,
@@ -21,6 +21,7 @@ from handwave.parts import (
     of_own_forward,
     of_projection,
 )
+from handwave.places import Taken, place
 from handwave.repairs import Repair, Row
 from handwave.restoring import nothing_left_behind
 from handwave.running import (
@@ -28,7 +29,7 @@ from handwave.running import (
     arguments,
     check_model,
     eager,
-    floating,
+    first_floating,
     kind,
     of_a_library,
     rows,
@@ -126,10 +127,14 @@ class _Repairer:
     copied: Copies
     rows: list[Row] = field(default_factory=list)
     changes: list[tuple[str, Lever, float]] = field(default_factory=list)
-    done: dict[Place, str] = field(default_factory=dict)
+    done: Taken = field(default_factory=Taken)
     called: set[nn.Module] = field(default_factory=set)
+    weighted: set[nn.Module] = field(init=False)  # the rows with parameters
     earlier: Mapping[Tensor, Tensor] = field(default_factory=dict)  # values before the run
     writes: Mapping[Tensor, int] = field(default_factory=dict)  # in each parameter, before it
+
+    def __post_init__(self) -> None:
+        self.weighted = {module for module in self.names if _has_parameters(module)}
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -154,12 +159,13 @@ class _Repairer:
 
     def write(self) -> None:
         """Let every change stand, also where the model's own writing was just undone."""
-        undone = [place(tensor) for tensor in self.earlier if tensor.layout == torch.strided]
+        undone = Taken()
+        undone.add((place(each) for each in self.earlier if each.layout == torch.strided), "")
         with writing([lever for _, lever, _ in self.changes]):
             for _, lever, scale in self.changes:
                 # Not autograd's count of writes: it is a parameter's own, and its memory may be
                 # another's too, by which the weight came back.
-                if any(lever.touched(undone)) and not lever.stands_at(scale):
+                if undone.by(lever.places) is not None and not lever.stands_at(scale):
                     lever.write(scale)
 
     def _project(self, name: str, module: nn.MultiheadAttention, args: Any, kwargs: Any) -> None:
@@ -178,13 +184,13 @@ class _Repairer:
 
     def _watch(self, module: nn.Module, name: str, args: Any, kwargs: Any, result: Any) -> None:
         self.called.add(module)
-        if any(True for _ in module.parameters()):
+        if module in self.weighted:
             with torch.no_grad():
                 self._look(_row(module, name), module, (args, kwargs), result)
 
     def _look(self, row: Row, module: nn.Module, given: Any, result: Any) -> None:
         """Scale the weight of a layer that was just called, and what it put out."""
-        output = next(floating(result), None)
+        output = first_floating(result)
         if output is None or not output.numel() or output.layout != torch.strided:
             self._leave(row, math.nan, "no floating output")
             return
@@ -208,13 +214,12 @@ class _Repairer:
             self.rows.append(replace(row, before=before, after=after, scale=scale))
             self.changes.append((f"{row.layer}.{row.weight}", lever, scale))
         if why in {"", _AT_TARGET}:
-            self.done |= dict.fromkeys(lever.places, row.layer)
+            self.done.add(lever.places, row.layer)
 
     def _scale(self, row: Row, lever: Lever, part: Part) -> tuple[float, str]:
         """Find what to multiply a weight by, or say why to leave it alone."""
         known, scale = part.squares, None
-        tied = next((self.done[each] for each in lever.touched(self.done)), "")
-        if tied:
+        if tied := self.done.by(lever.places):
             again = row.layer.rpartition("#")[0] == tied
             why = "scaled at its first call" if again else f"tied to {tied}"
         elif lever.repeats:
@@ -258,8 +263,13 @@ class _Repairer:
     def add_never_called(self) -> None:
         """Name the layers with weights that the run did not reach."""
         for module, name in self.names.items():
-            if module not in self.called and any(True for _ in module.parameters()):
+            if module not in self.called and module in self.weighted:
                 self._leave(_row(module, name), math.nan, "never called")
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    """See whether it or a module in it has some; its `parameters` take ten times as long."""
+    return any(p is not None for each in module.modules() for p in each._parameters.values())
 
 
 def _row(module: nn.Module, name: str) -> Row:

@@ -16,6 +16,7 @@ from handwave.running import own_class
 # Attributes of these types, and of no class that may do more than they do, get their contents
 # back; a module's parameters, buffers, children and hooks are among them.
 _CONTAINERS = frozenset((list, dict, OrderedDict, defaultdict, set, deque))
+_KEPT = _CONTAINERS | {torch.Generator}
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -44,21 +45,23 @@ def nothing_left_behind(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
         modules = list(model.modules())
         anything = _may_do_anything(modules)
         held = {id(t): (t, m) for m in modules for t in _tensors(vars(m), anything)}
+        remembered = []
         for tensor, module in held.values():
             # torch's own forwards write in buffers only, but for an embedding with max_norm;
             # copying every weight of a large model is kept for models that may do anything.
             own = not anything and getattr(module, "max_norm", None) is None
-            written = not (own and isinstance(tensor, nn.Parameter))
-            if written:
-                values[tensor] = tensor.detach().clone()
-            stack.callback(_remembered(tensor, values.get(tensor)))
-        stack.callback(_all, [_attributes(vars(module)) for module in modules])
+            value = None
+            if not (own and isinstance(tensor, nn.Parameter)):
+                value = values[tensor] = tensor.detach().clone()
+            remembered.append(_remembered(tensor, value))
+        stack.callback(_all, remembered)
+        stack.callback(_attributes([vars(module) for module in modules]))
         yield values
 
 
 def _all(put_back: list[Callable[[], None]]) -> None:
-    """Call each; a callback for each would cost more than what it does."""
-    for each in put_back:
+    """Call each, last ones first; a callback for each would cost more than what it does."""
+    for each in reversed(put_back):
         each()
 
 
@@ -82,25 +85,26 @@ def _tensors(attributes: dict[str, Any], everywhere: bool) -> Iterator[Tensor]:
                 yield value
 
 
-def _attributes(attributes: dict[str, Any]) -> Callable[[], None]:
-    """Remember a module's attributes, and what its containers contain."""
-    before, contents, generators = dict(attributes), [], []
-    for value in before.values():
-        if type(value) in _CONTAINERS:
-            # Most are empty, and a model has a dozen of them for every module.
-            contents.append((value, value.copy() if value else None))
-        elif type(value) is torch.Generator:
-            generators.append((value, value.get_state()))
+def _attributes(modules: list[dict[str, Any]]) -> Callable[[], None]:
+    """Remember the attributes of modules, and what their containers contain."""
+    before = [(attributes, dict(attributes)) for attributes in modules]
+    kept = [value for _, own in before for value in own.values() if type(value) in _KEPT]
+    empty = [each for each in kept if not each]  # a dozen for every module, and few others
+    filled = [each for each in kept if each]
+    generators = [(each, each.get_state()) for each in filled if type(each) is torch.Generator]
+    contents = [(each, each.copy()) for each in filled if type(each) is not torch.Generator]
 
     def put_back() -> None:
-        attributes.clear()
-        attributes.update(before)
-        for container, content in contents:
+        for attributes, own in before:
+            attributes.clear()
+            attributes.update(own)
+        for container in empty:
             if container:
                 container.clear()
-            if content:
-                add = container.extend if isinstance(container, list | deque) else container.update
-                add(content)
+        for container, content in contents:
+            container.clear()
+            add = container.extend if isinstance(container, list | deque) else container.update
+            add(content)
         for generator, state in generators:
             generator.set_state(state)
 

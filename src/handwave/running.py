@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -58,10 +57,9 @@ def check_model(model: Any) -> None:
     modules = list(model.modules())  # once: to walk through them costs more than to look at them
     if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
         raise TypeError("TorchScript cannot be watched: pass the module that it was made from")
-    lazy = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
     holders = [holder for m in modules for holder in (m._parameters, m._buffers) if holder]
     tensors = [tensor for held in holders for tensor in held.values() if tensor is not None]
-    if any(isinstance(tensor, lazy) for tensor in tensors):
+    if any(map(nn.parameter.is_lazy, tensors)):
         raise ValueError("a lazy layer has no weights yet: call the model once on an input first")
     if any(tensor.is_meta for tensor in tensors):
         raise ValueError("a model on the meta device has no weights yet: call .to_empty, draw them")
@@ -113,7 +111,9 @@ def kind(module: nn.Module) -> str:
 def own_class(module: nn.Module) -> type[nn.Module]:
     """Return the class that a module had before torch's parametrizations made one up."""
     made = type(module)
-    return made.__mro__[1] if parametrize.is_parametrized(module) else made
+    # What torch's `is_parametrized` looks for, without the exception that it costs where it is not.
+    computed = isinstance(module._modules.get("parametrizations"), nn.ModuleDict)
+    return made.__mro__[1] if computed else made
 
 
 def of_a_library(module: nn.Module) -> bool:
@@ -135,6 +135,13 @@ def floating(value: Any) -> Iterator[Tensor]:
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
             yield from floating(getattr(value, field.name))
+
+
+def first_floating(value: Any) -> Tensor | None:
+    """Return the first floating tensor in what a module takes or returns, if there is one."""
+    if isinstance(value, Tensor):  # nearly always, and once for every row
+        return value if value.is_floating_point() else None
+    return next(floating(value), None)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def _is_lazy(layer_or_weight: object) -> bool:
     """Tell what gets its shape at its first call."""
     if isinstance(layer_or_weight, LazyModuleMixin):
         return layer_or_weight.has_uninitialized_params()  # pyright: ignore[reportAttributeAccessIssue]
-    return isinstance(layer_or_weight, nn.parameter.UninitializedParameter)
+    return isinstance(layer_or_weight, Tensor) and nn.parameter.is_lazy(layer_or_weight)
 
 
 def _fans_by_convention(weight: Tensor) -> Fans:
