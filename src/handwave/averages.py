@@ -84,11 +84,12 @@ class Averages:
             weights: their probabilities.
         """
         law = self.base.moments
-        return Shaping.of(
+        made = Shaping.of(
             lambda z: function(z[..., None] + rest) @ weights,
             law.mean,
             law.std * math.sqrt(self.left),
         )
+        return replace(made, at=None)  # a longer window has a larger rest as well
 
     def followed(
         self,
@@ -117,7 +118,7 @@ class Averages:
         # Line and square are those of y², not of g² alone.
         squares = series.squares.clone()
         squares[1] = slopes.tilt * self.left * series.second**2 / (part**2 or 1.0)
-        rough = replace(series, squares=squares, slope=0.0)
+        rough = replace(series, squares=squares, slope=0.0, at=None)
         beyond = still.through(rough).cumulants[1] * part**2
         rest = self._rest(after, part, float(series.values[0]) * size / (second or 1.0), bent)
         # The likeness that was added up is that of one draw, beside that of the z.

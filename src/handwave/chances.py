@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from handwave.lengths import Terms
 from handwave.shaping import Shaping
 from handwave.wandering import Wander
 
@@ -31,7 +32,7 @@ class Told:
     size_left: float = 1.0
 
 
-def left_open(seen: Wander, shaping: Shaping, told: Told) -> float:
+def left_open(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float:
     """Return what is not known beforehand of the relative variance of one unit's f(z)².
 
     Its line and its square in z come from the mean and the mean square of z, of which some is
@@ -40,22 +41,32 @@ def left_open(seen: Wander, shaping: Shaping, told: Told) -> float:
     Args:
         seen: likeness of the points as the units see them.
         shaping: what f does to it.
+        terms: what that makes of all pairs.
         told: what is known.
     """
     share = shaping.mean_share
     mean = seen.mean(torch.clone, power=1.0) - share
     known_mean = max(told.mean - share, 0.0)
-    line = shaping.tilt * max(mean - known_mean, 0.0) / (1 - share)
+    line = terms.line - terms.by_mean * (min(known_mean / mean, 1.0) if mean > 0 else 1.0)
     whole = seen.mean(torch.square) + seen.noise - share * share - 2 * share * mean
     known = max(told.square / 2 - share * share - 2 * share * known_mean, 0.0)
-    square = 2 * shaping.slope**2 * max(whole - known, 0.0) / (1 - share) ** 2
-    beyond = seen.mean(lambda likeness: shaping.beyond(likeness, seen.noise), shaping.growth)
+    square = terms.square - terms.by_size * (min(known / whole, 1.0) if whole > 0 else 1.0)
+    beyond = terms.beyond
     taken = 1.0 if told.settled else 1 - told.size_left
     if taken:
         beyond = max(beyond - taken * _of_size(seen, shaping), _UNKNOWN_AT_LEAST * beyond)
     if told.settled:
         beyond += _of_skew(seen, shaping, told.settled)
-    return line + square + beyond
+    return max(line, 0.0) + max(square, 0.0) + beyond
+
+
+def skew_kept(seen: Wander) -> float:
+    """Return what sums keep of the squared skewness of their numbers: 15/n² of n independent ones.
+
+    Args:
+        seen: likeness of the points, whose mean square is 1/n.
+    """
+    return min(15 * max(seen.mean(torch.square) - seen.share, 0.0) ** 2, 1.0)
 
 
 def _of_skew(seen: Wander, shaping: Shaping, settled: float) -> float:

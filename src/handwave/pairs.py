@@ -95,6 +95,7 @@ def _of_maps(points: Tensor, share: float) -> Wander:
     batch, positions = len(points), math.prod(sizes)
     pairs = max(16, min(1024, _POSITIONS // positions))
     images = drawn(batch, min(batch, pairs))
+    pairs += -pairs % len(images)  # each image as often as any other
     turn, others = torch.arange(pairs), max(len(images) - 1, 1)
     ends = turn % len(images), (turn + 1 + turn % others) % len(images)
     first, second = images[ends[0]], images[ends[1]]

@@ -6,17 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from handwave.moments import Moments
-from handwave.pairs import beside, neighbours
+from handwave.lengths import at_lengths, lengths
+from handwave.pairs import neighbours
 from handwave.quadrature import Elementwise
 from handwave.roots import falling_root
 from handwave.shaping import Shaping
-from handwave.signals import Signal
+from handwave.signals import Signal, shaping
 from handwave.wandering import Wander
-
-# Square lengths up to so many times the average, and down to its inverse, are told apart in so
-# many steps each way.
-_LONGEST, _STEPS = 30.0, 24
 
 
 def shaped(wander: Wander, function: Elementwise, base: Signal, second: float) -> dict[str, Tensor]:
@@ -31,45 +27,19 @@ def shaped(wander: Wander, function: Elementwise, base: Signal, second: float) -
     Returns:
         The likeness of different f(z) by class of pairs; nothing where all points are alike.
     """
-    ends, alike = wander.ends, wander.same.clamp_min(1e-9).sqrt()
-    if ends is None or not base.moments.std:
+    if not base.moments.std:
         return {}
-    first, other = ends.of(alike, len(wander.far))
-    long = {"far": first * ends.moved(other), "aligned": first * other}
-    if alike.dim() > 1:
-        inside, next_ = (alike[: len(getattr(wander, name))] for name in ("within", "near"))
-        long |= {"within": inside * ends.moved(inside), "near": next_ * beside(next_)}
-    put = _Lengths(function, base.moments)
-    return {name: put(getattr(wander, name), length) / second for name, length in long.items()}
+    series = shaping(function, base)
 
+    def put(series: Shaping, second: Tensor, likeness: Tensor) -> Tensor:
+        return (second * series.likeness(likeness))[None]
 
-class _Lengths:
-    """Average f(z_a)·f(z_b) of points that are both longer, or shorter, than others."""
-
-    def __init__(self, function: Elementwise, law: Moments) -> None:
-        self.function, self.law = function, law
-        self.series: dict[float, Shaping] = {}
-
-    def __call__(self, likeness: Tensor, length: Tensor) -> Tensor:
-        """Return E[f(z_a)·f(z_b)], likeness over the average of all lengths."""
-        length, likeness = torch.broadcast_tensors(length, likeness)
-        found, law = torch.empty_like(likeness), self.law
-        whole = (law.mean**2 + law.var * length) / law.second_moment
-        limits = (1 / _LONGEST, _LONGEST)
-        step = (length.clamp(*limits).log() / math.log(_LONGEST) * _STEPS).round()
-        for each in step.unique().tolist():
-            there, long = step == each, _LONGEST ** (each / _STEPS)
-            series = self._of(long)
-            # Between two steps, the second moment follows a power of the length.
-            second = series.second * (length[there] / long) ** series.slope
-            found[there] = second * series.likeness(likeness[there] / whole[there])
-        return found
-
-    def _of(self, long: float) -> Shaping:
-        if long not in self.series:
-            std = self.law.std * math.sqrt(long)
-            self.series[long] = Shaping.of(self.function, self.law.mean, std)
-        return self.series[long]
+    long = lengths(wander)
+    return {
+        name: at_lengths(series, long[name], getattr(wander, name), put)[0] / second
+        for name in long
+        if name != "same"
+    }
 
 
 @dataclass(frozen=True)

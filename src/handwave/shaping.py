@@ -1,7 +1,8 @@
 """What an elementwise function does to how alike two Gaussian points are: Hermite series."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
@@ -25,7 +26,8 @@ class Shaping:
         slope: d log E[f²] / d log Var(z).
         growth: d log / d log Var(z) of what is left of Var(f²) beyond line and square.
         mean_share: of the second moment of z, what its mean contributes.
-        skew: square of the skewness of f(z).
+        mean, third: E[f] and E[f³].
+        at: expands f anew for z of so many times the variance.
     """
 
     values: Tensor
@@ -34,7 +36,9 @@ class Shaping:
     slope: float = 1.0
     growth: float = 2.0
     mean_share: float = 0.0
-    skew: float = 0.0
+    mean: float = 0.0
+    third: float = 0.0
+    at: "Callable[[float], Shaping] | None" = field(default=None, repr=False)
 
     @classmethod
     def of(cls, fn: Elementwise, mean: float, std: float) -> "Shaping":
@@ -51,7 +55,21 @@ class Shaping:
         slope = float(coefficients[2]) / (math.sqrt(2) * second) if second else 0.0
         growth = _growth(y**2, coefficients)
         share = mean * mean / (mean * mean + std * std) if std else 0.0
-        return cls(values, squares, second, slope, growth, share, squared_skewness(y, weights))
+        by_mean, third = float(weights @ y), float(weights @ y**3)
+
+        @cache
+        def at(long: float) -> Shaping:
+            return cls.of(fn, mean, std * math.sqrt(long))
+
+        return cls(values, squares, second, slope, growth, share, by_mean, third, at)
+
+    def longer(self, long: float) -> "Shaping":
+        """Return what f does to z of so many times the variance, or nearly: by a power of it."""
+        if self.at:
+            return self.at(long)
+        by = long**self.slope
+        values, squares = by * self.values, by * by * self.squares
+        return replace(self, values=values, squares=squares, second=by * self.second)
 
     @property
     def tilt(self) -> float:
@@ -68,9 +86,9 @@ class Shaping:
 
     def correlation(self, likeness: Tensor) -> Tensor:
         """Take the mean out of a likeness of the z."""
-        return self._unbounded(likeness).clamp(-1, 1)
+        return self.unbounded(likeness).clamp(-1, 1)
 
-    def _unbounded(self, likeness: Tensor) -> Tensor:
+    def unbounded(self, likeness: Tensor) -> Tensor:
         """Return correlations times lengths: of points longer than others, beyond 1."""
         return (likeness - self.mean_share) / (1 - self.mean_share)
 
@@ -94,7 +112,7 @@ class Shaping:
 
     def spread(self, old: Tensor, noise: float) -> Tensor:
         """Return Cov(f(z_a)², f(z_b)²)/E[f²]²; the likeness itself is off by the noise."""
-        whole, rho = self._unbounded(old), self.correlation(old)
+        whole, rho = self.unbounded(old), self.correlation(old)
         bent = _series(_derivative(_derivative(self.squares)), rho) / (1 - self.mean_share) ** 2
         longer = self.squares[1] * (whole - rho) + self.squares[2] * (whole**2 - rho**2)
         covariance = _series(self.squares, rho) - self.squares[0] + bent * noise / 2 + longer
@@ -118,11 +136,10 @@ IDENTITY = Shaping(
 )
 
 
-def squared_skewness(y: Tensor, weights: Tensor) -> float:
-    """Return E[(y − E[y])³]²/Var(y)³, by these weights; 0 of a constant."""
-    rest = y - weights @ y
-    var = float(weights @ rest**2)
-    return float(weights @ rest**3) ** 2 / var**3 if var > 1e-12 else 0.0
+def squared_skewness(mean: float, second: float, third: float) -> float:
+    """Return E[(y − E[y])³]²/Var(y)³ from raw moments; 0 of a constant."""
+    var = second - mean * mean
+    return (third - 3 * mean * second + 2 * mean**3) ** 2 / var**3 if var > 1e-9 * second else 0.0
 
 
 def _growth(square: Tensor, coefficients: Tensor) -> float:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from handwave.chances import Told, left_open
+from handwave.chances import Told, left_open, skew_kept
+from handwave.lengths import Terms
 from handwave.shaping import Shaping
 from handwave.wandering import ITSELF, Wander
 
@@ -78,23 +79,24 @@ class Units:
         """
         if not shaping.second:
             return self.wander
-        before, slope = self.wander, shaping.slope
-        spread = before.mean(lambda likeness: shaping.spread(likeness, before.noise), 2 * slope)
+        # Behind a norm, where line and square cancel, a sample of pairs says too little of lengths.
+        each = shaping.at is not None and not (self.settled or self.of_inputs)
+        before, terms = self.wander, Terms.of(self.wander, shaping, each)
+        spread = terms.spread
         told = Told(self.known, self.known_mean, self.settled, self._size_left)
-        fresh = left * left_open(before, shaping, told)
-        if self.settled:
+        fresh = left * left_open(before, shaping, terms, told)
+        if self.settled or self.of_inputs:
             fresh = max(fresh, _LEFT_AT_LEAST * spread)
-        after = before.scaled(slope).plus(fresh / self.count / self.phases)
+        after = before.scaled(terms.slope).plus(fresh / self.count / self.phases)
         after = after.plus(self.unsure**2 * shaping.fourth)
         after = self.met(after, shaping.mean_share).mapped(shaping.likeness)
-        same = before.same.clamp_min(0) ** max(slope, 0.0)
         alone = self._alone(shaping, left, (spread, fresh)) / self.count
         return replace(
             after,
-            same=same / same.mean(),
+            same=terms.same,
             **self._noise(shaping, after, spread),
-            lengths=slope**2 * before.lengths / self.groups + alone,
-            skew=shaping.skew,
+            lengths=terms.slope**2 * before.lengths / self.groups + alone,
+            skew=terms.skew + skew_kept(before) * before.skew,
         )
 
     @property

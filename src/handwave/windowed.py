@@ -56,11 +56,13 @@ class Windowed:
         """
         if not self.wander.modelled or self.pool.whole:
             return 0.0
-        near, within = self.wander.near, self.wander.within
-        gap = (float(near.mean()) - float(within.mean())) * _MODEL_ERROR
-        # Of 3ᵃ − 1 neighbours, half are others than those of the other half.
+        near, within = float(self.wander.near.mean()), self.wander.within
+        gap = (near - float(within.mean())) * _MODEL_ERROR
+        # Of 3ᵃ − 1 neighbours, half are others than those of the other half. What is so by chance
+        # at one position is so beside it, where windows overlap: a map's average tells.
         followed = 2 * len(neighbours(len(self.pool.sizes))) / (3 ** len(self.pool.sizes) - 1)
-        chance = _var(within) / (self.pool.inputs * math.prod(self.pool.sizes)) / followed
+        of_maps = within.flatten(1).mean(1)
+        chance = float(of_maps.var(correction=0)) / self.pool.inputs / followed
         return float(self.pool.shares[1].mean()) * math.sqrt(gap**2 + chance) / self.left
 
     def averaged(self) -> Wander:

@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from handwave.pairs import moved, neighbours
 from handwave.twins import twin
-from handwave.wandering import Wander, on_map
+from handwave.wandering import CLASSES, Wander, on_map
 
 # Numbers seen by all windows together, and by one: beyond, pairs of images have to do.
 _MOST_SEEN, WIDEST = 1 << 24, 1024
@@ -74,9 +74,10 @@ class Windows:
     def average(self, wander: Wander) -> Wander:
         """Average likeness over windows; what is noise in it averages out, where it differs."""
         places = self.count.numel()
-        averaged = wander.mapped(
-            lambda likeness: self.stacked(on_map(likeness, self.sizes)) / self.seen
-        )
+        seen = {name: self.stacked(on_map(getattr(wander, name), self.sizes)) for name in CLASSES}
+        # Positions that many windows see may be longer than others.
+        whole = float(seen["same"].mean()) / (float(wander.same.mean()) or 1.0)
+        averaged = replace(wander, **{name: part / (whole or 1.0) for name, part in seen.items()})
         overlaps, beside = self._overlaps(averaged)
         far, within = (part * overlaps[: len(part)] for part in (averaged.far, averaged.within))
         if len(overlaps) > 1:  # among pairs of different inputs, some are of one position

@@ -1,0 +1,86 @@
+"""Images that are black nearly everywhere: points of very different lengths, most of them none."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import relu, tanh, unfold
+
+from draws import draw, redraw
+from handwave.lengths import Terms, lengths
+from handwave.pairs import of_tensor
+from handwave.shaping import Shaping
+from test_prediction_bands import DRAWS, check, lecun
+
+
+def strokes(count: int, size: int) -> torch.Tensor:
+    """Draw three lines in each image, thin and bright; most positions are 0."""
+    generator = torch.Generator().manual_seed(4)
+    place = torch.stack(torch.meshgrid(*[torch.arange(size)] * 2, indexing="ij"), dim=-1).float()
+    images = torch.zeros(count, 1, size, size)
+    for image in images:
+        corners = (0.2 + 0.6 * torch.rand(4, 2, generator=generator)) * size
+        for start, end in itertools.pairwise(corners):
+            along = ((place - start) @ (end - start) / (end - start).square().sum()).clamp(0, 1)
+            away = (place - start - along[..., None] * (end - start)).norm(dim=-1)
+            image.copy_(image.maximum((1.3 - away).clamp(0, 1)))
+    return images
+
+
+X = strokes(12, 14)
+
+
+def conv(before, after, **known):
+    return nn.Conv2d(before, after, 3, bias=False, **known)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
+@pytest.mark.parametrize("shift", [0.0, -0.4])
+def test_a_stack_of_convolutions_holds_on_strokes(activation, shift):
+    model = lecun(
+        conv(1, 32), activation(), conv(32, 32), activation(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(32 * 25, 32), activation(),
+    )  # fmt: skip
+    found = draw(model, X + shift, DRAWS, again=redraw)
+    check(found, [0, 1, 2, 3, 6, 7], widest=1.6)
+
+
+def test_channels_of_one_size_hold_on_strokes():
+    model = lecun(
+        conv(1, 16, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        conv(16, 32, padding=1, stride=2), nn.BatchNorm2d(32), nn.ReLU(),
+    )  # fmt: skip
+    found = draw(model, X, DRAWS, again=redraw)
+    check(found, [2, 5], widest=1.6)
+
+
+@pytest.mark.parametrize("function", [relu, tanh])
+@pytest.mark.parametrize("shift", [0.0, -0.4])
+def test_what_pairs_make_together_is_what_units_make(function, shift):
+    points = unfold(X + shift, 3).transpose(1, 2).reshape(-1, 9).double()
+    size = math.sqrt(float(points.square().sum(1).mean()) / 9)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(9, 20_000, generator=generator, dtype=torch.float64) / 3
+    units = function(points @ weights / size).square().mean(0)
+    # All pairs of points of one draw; 256 of them.
+    wander = of_tensor(points, -1)
+    known = Terms.of(wander, Shaping.of(function, 0.0, 1.0), each=True)
+    assert known.second == pytest.approx(float(units.mean()), rel=0.1)
+    assert known.spread == pytest.approx(float(units.var() / units.mean() ** 2), rel=0.25)
+
+
+def test_lengths_of_pairs_are_those_of_their_two_points():
+    wander = of_tensor(X, 1)
+    long = lengths(wander)
+    assert torch.allclose(long["same"], wander.same.clamp_min(1e-9))
+    # Of points of one number each, none below 0, likeness is the product of both lengths; but for
+    # what the pairs that are followed, which are but some, have left of the mean.
+    for name in ("far", "aligned", "within", "near"):
+        rest = long[name] - getattr(wander, name)
+        assert torch.allclose(rest, rest.mean(), atol=2e-4), name
+
+
+def test_each_image_is_followed_as_often_as_any_other():
+    assert float(of_tensor(X, 1).same.mean()) == pytest.approx(1, abs=1e-6)
