@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from handwave.running import floating
+from handwave.running import first_floating, floating
 
 # A place in a run: a row, and the side of its layer.
 Key = tuple[int, str]
@@ -55,7 +55,7 @@ def apart(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
 
     def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        first = next(floating((args, kwargs)), None)
+        first = first_floating((args, kwargs))
         # Without gradients on, a view would ask for a gradient and have no way to get it.
         if first is None or not first.requires_grad or not torch.is_grad_enabled():
             return None

@@ -14,7 +14,7 @@ from handwave.filters import own_variance
 from handwave.laws import apply_law
 from handwave.moments import Moments
 from handwave.norms import NORMS, affine
-from handwave.running import floating
+from handwave.running import first_floating
 from handwave.signals import NoTheoryError, of_input
 from handwave.sums import bias_moments, expected_square, is_sum
 from handwave.traces import COVERAGE
@@ -159,7 +159,7 @@ def _by_draws(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     for _ in range(_DRAWS):
         for parameter, law in laws:
             parameter.normal_(law.mean, law.std)
-        output = next(floating(fresh(*args, **kwargs)), None)
+        output = first_floating(fresh(*args, **kwargs))
         if output is None or not output.numel():
             return None
         found.append(Moments.of(output))

@@ -166,6 +166,13 @@ class _Pairs:
     def __init__(self, wander: Wander, shaping: Shaping) -> None:
         self.wander, self.shaping, self.long = wander, shaping, lengths(wander)
         self.noise = wander.noise / (1 - shaping.mean_share) ** 2
+        within = max(wander.inputs - wander.share, 0.0)
+        shares = {"same": wander.share, "within": within, "far": 1 - wander.inputs}
+        self.shares = {name: share for name, share in shares.items() if share}
+        self.rho = {
+            name: (shaping.unbounded(getattr(wander, name)) / self.long[name]).clamp(-1, 1)
+            for name in self.shares
+        }
 
     def terms(self, power: int, of_f: Tensor, of_z: Tensor) -> tuple[float, float]:
         """Average the terms of f² of that power, and what of them those of z explain."""
@@ -178,8 +185,7 @@ class _Pairs:
         products = of_pairs(self.wander, points)
 
         def of(name: str) -> Tensor:
-            rho = self.shaping.unbounded(getattr(self.wander, name)) / self.long[name]
-            rho = rho.clamp(-1, 1)
+            rho = self.rho[name]
             return products[name] * (rho if power == 1 else rho**power + self.noise)
 
         return self._over_all(of)
@@ -196,7 +202,4 @@ class _Pairs:
         return self._over_all(of)
 
     def _over_all(self, of: Callable[[str], Tensor]) -> float:
-        wander = self.wander
-        within = max(wander.inputs - wander.share, 0.0)
-        shares = {"same": wander.share, "within": within, "far": 1 - wander.inputs}
-        return sum(share * float(of(name).mean()) for name, share in shares.items() if share)
+        return sum(share * float(of(name).mean()) for name, share in self.shares.items())

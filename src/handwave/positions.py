@@ -8,35 +8,29 @@ from torch import Tensor
 
 from handwave.lengths import at_lengths, lengths
 from handwave.pairs import neighbours
-from handwave.quadrature import Elementwise
 from handwave.roots import falling_root
 from handwave.shaping import Shaping
-from handwave.signals import Signal, shaping
 from handwave.wandering import Wander
 
 
-def shaped(wander: Wander, function: Elementwise, base: Signal, second: float) -> dict[str, Tensor]:
+def shaped(wander: Wander, shaping: Shaping, second: float) -> dict[str, Tensor]:
     """Put f on what two points have in common, each of its own length.
 
     Args:
         wander: of Gaussian z.
-        function: f.
-        base: the signal of the z.
+        shaping: of f.
         second: E[f²].
 
     Returns:
         The likeness of different f(z) by class of pairs; nothing where all points are alike.
     """
-    if not base.moments.std:
-        return {}
-    series = shaping(function, base)
 
     def put(series: Shaping, second: Tensor, likeness: Tensor) -> Tensor:
         return (second * series.likeness(likeness))[None]
 
     long = lengths(wander)
     return {
-        name: at_lengths(series, long[name], getattr(wander, name), put)[0] / second
+        name: at_lengths(shaping, long[name], getattr(wander, name), put)[0] / second
         for name in long
         if name != "same"
     }

@@ -61,8 +61,7 @@ class Windowed:
         # Of 3ᵃ − 1 neighbours, half are others than those of the other half. What is so by chance
         # at one position is so beside it, where windows overlap: a map's average tells.
         followed = 2 * len(neighbours(len(self.pool.sizes))) / (3 ** len(self.pool.sizes) - 1)
-        of_maps = within.flatten(1).mean(1)
-        chance = float(of_maps.var(correction=0)) / self.pool.inputs / followed
+        chance = _var(within.flatten(1).mean(1)) / self.pool.inputs / followed
         return float(self.pool.shares[1].mean()) * math.sqrt(gap**2 + chance) / self.left
 
     def averaged(self) -> Wander:
