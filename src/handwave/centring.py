@@ -25,16 +25,15 @@ class Centre:
 
     @classmethod
     def of(cls, wander: Wander) -> "Centre":
-        """Read it off the pairs: at an edge it is less, and more for longer points, if it is."""
-        shared = wander.mean(torch.clone, power=1.0)
+        """Average over the pairs that each point is in, itself included."""
+        shared, ends = wander.mean(torch.clone, power=1.0), wander.ends
         own = wander.far.mean(0)
-        own = own + (shared - own.mean())
-        longer = (wander.same / wander.same.mean(0).clamp_min(1e-9)).clamp_min(0).sqrt() - 1
-        alike, lean = cls(wander, shared, own + 0 * longer), cls(wander, 0.0, own * longer)
-        rest, by = wander.far - alike.of_pairs()["far"], lean.of_pairs()["far"]
-        size = float(by.square().mean())
-        steep = min(max(float((rest * by).mean()) / size, 0.0), 1.0) if size > ROUNDING**2 else 0.0
-        return cls(wander, shared, alike.own + steep * lean.own)
+        if ends is not None:
+            own = (1 - wander.inputs) * ends.around(wander.far)
+            if (within := wander.inputs - wander.share) > 0:
+                own = own + within * replace(ends, second=ends.first).around(wander.within)
+            own = own[torch.arange(len(wander.same)) % len(own)] + wander.share * wander.same
+        return cls(wander, shared, own + (shared - own.mean()))
 
     def of_pairs(self) -> dict[str, Tensor]:
         """Return of each class of pairs what their likeness has of the mean's."""

@@ -40,6 +40,22 @@ class Ends:
         total = total.index_add(0, first, likeness)
         return (total / first.bincount().reshape(-1, *[1] * (total.dim() - 1)))[first]
 
+    def around(self, likeness: Tensor) -> Tensor:
+        """Average over all pairs that a point is in, as the first one or as the second.
+
+        Args:
+            likeness: (pairs, *map).
+
+        Returns:
+            Shape (points, *map).
+        """
+        first, second = (end[: len(likeness)] for end in (self.first, self.second))
+        size = int(max(self.first.max(), self.second.max())) + 1
+        total = likeness.new_zeros(size, *likeness.shape[1:])
+        total = total.index_add(0, first, likeness).index_add(0, second, self._back(likeness))
+        count = first.bincount(minlength=size) + second.bincount(minlength=size)
+        return total / count.reshape(-1, *[1] * (total.dim() - 1))
+
     def moved(self, maps: Tensor, stride: Sequence[int] | None = None) -> Tensor:
         """Put in the place of each position the one that it is paired with; (pairs, *map).
 
@@ -47,14 +63,27 @@ class Ends:
             maps: of as many pairs, or of the first ones; as they come if they have other axes.
             stride: along each axis, what moves are multiples of.
         """
+        places = self._places(maps, stride)
+        return maps if places is None else maps.flatten(1).gather(1, places).reshape(maps.shape)
+
+    def _back(self, maps: Tensor) -> Tensor:
+        """Undo `moved`."""
+        places = self._places(maps, None)
+        if places is None:
+            return maps
+        flat = maps.flatten(1)
+        return torch.empty_like(flat).scatter(1, places, flat).reshape(maps.shape)
+
+    def _places(self, maps: Tensor, stride: Sequence[int] | None) -> Tensor | None:
+        """Return, for each position of a flattened map, the one that it is paired with."""
         sizes = maps.shape[1:]
         if not sizes or self.moves.shape[1] != len(sizes):
-            return maps
+            return None
         steps, places = self.steps(sizes, stride)[: len(maps)], torch.zeros(1, dtype=torch.int64)
         for axis, size in enumerate(sizes):
             along = (torch.arange(size) - steps[:, axis, None]) % size
             places = places[..., None] * size + along.reshape(len(maps), *[1] * axis, size)
-        return maps.flatten(1).gather(1, places.flatten(1)).reshape(maps.shape)
+        return places.flatten(1)
 
     def steps(self, sizes: tuple[int, ...], stride: Sequence[int] | None = None) -> Tensor:
         """Return how many positions apart the two of each pair are; (pairs, axes).

@@ -14,12 +14,12 @@ from handwave.activations import elementwise
 from handwave.batch_norms import batch_norm
 from handwave.moments import Moments
 from handwave.norms import BATCH_NORMS, group_norm, layer_norm, rms_norm
-from handwave.panels import of_each
+from handwave.panels import of_each, variances
 from handwave.pooling import POOLINGS, pool
 from handwave.positions import shaped
 from handwave.quadrature import Elementwise
 from handwave.running import own_class
-from handwave.settling import left, settle
+from handwave.settling import left, of_lengths, settle
 from handwave.signals import Backward, Feedback, NoTheoryError, Signal, number, of_input, shaping
 from handwave.sums import CONVOLUTIONS, convolution, embedding, linear
 from handwave.weights import is_conv1d
@@ -159,10 +159,28 @@ def _by_position(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
     rows = table.reshape(2, -1).T.to(torch.float32)
     alike, place = torch.unique(rows, dim=0, return_inverse=True)
     means, seconds = alike.double().T
-    unlike = base.units.unlike
-    mean, second = of_each(function, means, seconds, max(unlike, 0.0))[place].T
-    shift, factor = settle(function, base.moments, min(unlike, 0.0))
-    return (mean + shift).reshape(table[0].shape), (second * factor).reshape(table[0].shape)
+    units, shape = base.units, table[0].shape
+    of_lengths = units.settled and not units.of_inputs
+    mean, second = of_each(function, means, seconds, 0.0 if of_lengths else max(units.unlike, 0.0))[
+        place
+    ].T
+    if of_lengths:
+        shift, factor = _settled(function, base)
+    else:
+        shift, factor = settle(function, base.moments, min(units.unlike, 0.0))
+    return mean.reshape(shape) + shift, second.reshape(shape) * factor
+
+
+def _settled(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
+    """Return what `settle` does, at every position, of points of all lengths."""
+    mean, same = base.moments.mean, base.units.wander.same.clamp_min(1e-9)
+    var = base.moments.var * same.mean(0)
+    gaussian, made = of_lengths(function, mean, var, 0.0), 0
+    wander = base.units.wander
+    for at, part in variances(wander.lengths + wander.cumulants[1]):
+        found = of_lengths(function, mean, base.moments.var * at * same, base.units.settled)
+        made = made + part * found.mean(1)
+    return made[0] - gaussian[0], made[1] / gaussian[1]
 
 
 def unchanged(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:

@@ -57,12 +57,12 @@ def _of_units(
     var = max(second - mean * mean, 0.0)
     made = [
         (part, activation_moments(function, Moments(mean, var * at)))
-        for at, part in _variances(unlike)
+        for at, part in variances(unlike)
     ]
     return sum(w * each.mean for w, each in made), sum(w * each.second_moment for w, each in made)
 
 
-def _variances(unlike: float) -> list[tuple[float, float]]:
+def variances(unlike: float) -> list[tuple[float, float]]:
     """Return the nodes and weights that stand for a variance of mean 1 that varies."""
     if unlike <= _ALIKE:
         return [(1.0, 1.0)]
@@ -74,7 +74,7 @@ def _of_many(function: Elementwise, means: Tensor, seconds: Tensor, unlike: floa
     """Do what `_of_units` does for many z at once: two tensors (positions,) to (positions, 2)."""
     var = (seconds - means * means).clamp_min(0)
     made = torch.zeros(len(means), 2, dtype=torch.float64)
-    for at, part in _variances(unlike):
+    for at, part in variances(unlike):
         made += part * _expected(function, means, (at * var).sqrt())
     # One of them by the other way, which refuses what has no moments, and goes further out.
     last = int(seconds.argmax())

@@ -13,6 +13,8 @@ _ANGLES = 2000  # on each side of the middle
 _FEWEST = 1.05  # dimensions; of one, a coordinate is 1 or −1
 _MANY = 1e4  # dimensions, whose coordinates are as good as Gaussian
 _NEVER = 1e-20  # probability of what is left out, where f may be too large
+# Square lengths, over their average, at which a function is looked at.
+_LENGTHS = torch.logspace(-6, 3, 271, dtype=torch.float64)
 _LEAST = 1e-4  # smaller differences move no moment by a digit that anybody sees
 
 
@@ -34,6 +36,30 @@ def settle(fn: Elementwise, law: Moments, unlike: float) -> tuple[float, float]:
     gaussian = activation_moments(fn, law)
     second = float(weights @ y**2) / (gaussian.second_moment or 1.0)
     return float(weights @ y) - gaussian.mean, second
+
+
+def of_lengths(fn: Elementwise, mean: float, var: Tensor, settled: float) -> Tensor:
+    """Return E[f(z)] and E[f(z)²] of settled z, of any number of variances.
+
+    Args:
+        fn: elementwise.
+        mean: of every z.
+        var: of every z, any shape.
+        settled: relative variance of the mean square that a norm over many z has settled: 2/n.
+
+    Returns:
+        Shape (2, *var.shape).
+    """
+    whole = float(var.mean())
+    z, weights = _direction(2 / max(settled, _LEAST))
+    y = fn(mean + (whole * _LENGTHS).sqrt()[:, None] * z)
+    # Over the variance, the second moment of what is homogeneous is a constant.
+    table = torch.stack([y @ weights, (y * y) @ weights / _LENGTHS])
+    length = (var / whole).clamp(_LENGTHS[0], _LENGTHS[-1])
+    place = (length / _LENGTHS[0]).log() / (_LENGTHS[1] / _LENGTHS[0]).log()
+    first = place.long().clamp(max=len(_LENGTHS) - 2)
+    found = torch.lerp(table[:, first], table[:, first + 1], place - first)
+    return torch.stack([found[0], found[1] * length])
 
 
 def left(fn: Elementwise, law: Moments, unlike: float) -> float:
