@@ -88,6 +88,37 @@ def test_a_missing_gain_is_named_in_a_branch(place):
     assert nets.named(planted("encoder", place, nets.lecun, 0)) == {(place, "gain missing")}
 
 
+BETWEEN = {
+    "reshaped": [nn.Flatten(), nn.Identity(), nn.Unflatten(1, (16, 8, 8)), nn.Dropout2d(0.0)],
+    "flat": [nn.Flatten()],
+    "averaged": [nn.AvgPool2d(2), nn.Flatten()],
+}
+
+
+@pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_missing_gain_is_named_behind_whatever_hands_the_activation_on(between, scale):
+    torch.manual_seed(0)
+    front = [nets.drawn(nn.Conv2d(8, 16, 3, padding=1)), nn.ReLU(), *between]
+    x = torch.randn(16, 8, 8, 8)
+    entering = nn.Sequential(*front)(x)
+    flat = nets.drawn(nn.Linear(entering[0].numel(), 64), scale)
+    layer = flat if entering.dim() == 2 else nets.drawn(nn.Conv2d(16, 64, 3), scale)
+    behind = [layer, nn.ReLU(), nets.drawn(nn.Linear(64 if layer is flat else 6, 10), 2.0)]
+    found = nets.named(audit(nn.Sequential(*front, *behind), x))
+    assert found == ({(str(len(front)), "gain missing")} if scale == 1 else set())
+
+
+def test_both_recipes_of_a_transposed_convolution_are_named_behind_a_new_shape():
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1)  # 2/(16·16) is 1/(4·32)
+    nets.torch_fan(layer)
+    front = [nets.linear(64, 512, 1.0), nn.ReLU(), nn.Unflatten(1, (32, 4, 4))]
+    model = nn.Sequential(*front, layer, nn.ReLU(), nets.drawn(nn.Conv2d(16, 8, 3), 2.0))
+    (found,) = nets.named(audit(model, torch.randn(64, 64)))
+    assert found == ("3", "gain missing or transposed fan")
+
+
 @pytest.mark.parametrize("place", ["0", "4", "8"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_transposed_fan_is_named(place, seed):

@@ -1,6 +1,7 @@
 """Who feeds whom in one run of a model: layers and sums, as a graph."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,6 +14,9 @@ from handwave.moments import Moments
 from handwave.streams import Applied, Sum
 from handwave.sums import is_sum
 from handwave.traces import Layer
+
+# What hands on the numbers that it got, in whatever shape, or averages of them.
+_HANDS_ON = re.compile(r"Dropout|AvgPool|^(Identity|(Unf|F)latten|Pixel(Uns|S)huffle)$")
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ class Flow:
         if len(sources) != 1 or sources[0].module is None or sources[0].counts:
             return None
         only, module = sources[0], sources[0].module
-        if "Dropout" in type(module).__name__ or isinstance(module, nn.Identity):
+        if _HANDS_ON.search(type(module).__name__):
             return self.activation_before(only)
         plain = not only.normalizes and not any(True for _ in module.parameters())
         return only if plain else None
