@@ -160,3 +160,19 @@ def test_a_direction_that_is_none_is_not_taken_for_backward(backward):
         TypeError, match=r"backward must be True or False, got .*activation_moments"
     ):
         gain(torch.relu, backward)
+
+
+def test_a_function_without_a_derivative_in_torch_has_no_gain_backward():
+    def step(z):
+        return torch.heaviside(z, torch.zeros((), dtype=z.dtype))
+
+    with pytest.raises(ValueError, match=r"step has no slope that torch knows: .*heaviside"):
+        gain(step, backward=True)
+
+
+def test_hooks_of_the_caller_see_nothing_of_a_gain():
+    relu, calls = nn.ReLU(), []
+    relu.register_forward_pre_hook(lambda *_: calls.append("before"))
+    relu.register_forward_hook(lambda *_: calls.append("after"))
+    assert gain(relu) == pytest.approx(math.sqrt(2))
+    assert not calls

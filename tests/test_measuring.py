@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from handwave import Moments, fans, measure, mlp
+from handwave import Moments, fans, measure, mlp, repair_
 
 
 def seeded(seed=0):
@@ -188,6 +188,10 @@ def test_a_hook_of_the_users_stays_and_is_seen():
         ((nn.ReLU(), torch.ones(2), True, "mse"), TypeError, "loss must be a function.*'mse'"),
         ((nn.ReLU(), torch.ones(2), True, lambda y: y), TypeError, r"one number, got \(2,\)"),
         ((nn.ReLU(), torch.ones(2), True, lambda y: 3.0), TypeError, "one number, got float"),
+        ((nn.ReLU(), torch.ones(2), True, lambda y: 1j * y.sum()), TypeError, "real floating"),
+        ((nn.ReLU(), torch.ones(2), False, torch.sum), ValueError, "pass backward=True too"),
+        ((nn.ReLU(), torch.ones(2), "yes"), TypeError, "backward must be True or False, got 'yes'"),
+        ((nn.ReLU, torch.ones(2)), TypeError, "got the class ReLU; pass the nn.Module itself"),
         (
             (nn.ReLU(), torch.ones(2), True, lambda y: y.detach().sum()),
             ValueError,
@@ -386,3 +390,27 @@ def test_both_kinds_of_weight_norm_are_one_row():
         assert row.weight
         assert row.weight.var == pytest.approx(Moments.of(layer.weight).var, rel=1e-6)
         assert row.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_without_detail_a_variance_is_good_to_four_digits_in_every_dtype(dtype):
+    x = (torch.randn(512, 784, generator=torch.Generator().manual_seed(0)) + 30).to(dtype)
+    row = measure(nn.Identity(), x, detail=False)["Identity"]
+    assert row.signal.var == pytest.approx(Moments.of(x).var, rel=1e-4)
+
+
+def test_an_encoder_in_eval_mode_is_measured_behind_a_padding_mask():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2).eval()
+    mask = torch.arange(9).expand(4, 9) > 5
+    inputs = {"src": torch.randn(4, 9, 32), "src_key_padding_mask": mask}
+    trace = measure(encoder, inputs)
+    assert [row.name for row in trace] == [row.name for row in measure(encoder, inputs, True)]
+    assert all(row.shape == (4, 9, row.shape[-1]) for row in trace)
+    repaired = repair_(encoder, inputs)
+    again = measure(encoder, inputs)
+    for row in repaired:
+        if row.weight == "weight" and row.scale != 1:
+            assert again[row.layer].signal.second_moment == pytest.approx(1, abs=1e-4)
+    assert torch.backends.mha.get_fastpath_enabled()

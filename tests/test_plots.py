@@ -9,11 +9,14 @@ import sys
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from torch import nn
 
+from handwave import measure, predict
 from handwave.plots import by_layer
 
 
@@ -292,3 +295,17 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
 def test_a_notebook_shows_a_figure_although_nobody_imported_pyplot():
     picture = by_layer({"measured": [1.0, 2.0]})._repr_png_()  # type: ignore[attr-defined]
     assert picture.startswith(b"\x89PNG")
+
+
+def test_a_prediction_and_a_measurement_in_the_same_axes_can_be_told_apart():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    (ax,) = predict(model, x).plot().axes
+    measure(model, x).plot(ax=ax)
+    expected, signal, *_ = (line for line in ax.lines if not line.get_label().startswith("_"))
+    assert (expected.get_label(), expected.get_linestyle()) == ("signal, predicted", "--")
+    assert (signal.get_label(), signal.get_linestyle()) == ("signal", "-")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "signal, predicted",
+        "signal",
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -217,3 +218,22 @@ def test_attentions_weights_may_share_memory_with_themselves():
         setattr(owner, name, nn.Parameter(torch.randn(1, 24).expand(old.shape)))
     repair = repair_(model, (X, X, X))
     assert [row.note for row in repair] == ["its entries share memory"] * 4
+
+
+@pytest.mark.parametrize("apply", ["False", 0, None])
+def test_apply_is_true_or_false_and_nothing_else(apply):
+    layer = nn.Linear(4, 4)
+    before = layer.weight.detach().clone()
+    with pytest.raises(TypeError, match="apply must be True or False, got"):
+        repair_(layer, torch.randn(8, 4), apply=apply)
+    assert torch.equal(layer.weight, before)
+
+
+def test_an_empty_output_is_left_alone_by_name():
+    (row,) = repair_(nn.Linear(4, 4), torch.randn(0, 4))
+    assert row.note == "empty output"
+
+
+def test_any_real_number_is_a_target():
+    (row,) = repair_(nn.Linear(4, 4), torch.randn(8, 4), target=np.float32(2))
+    assert row.after == pytest.approx(2, rel=1e-4)

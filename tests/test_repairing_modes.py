@@ -100,3 +100,24 @@ def test_a_compiled_model_is_repaired():
     model = mlp(24, 3, nn.ReLU, std=1.0)
     repair = held(torch.compile(model, backend="eager"), X)
     assert [row.layer for row in repair] == ["0", "2", "4"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rounding_that_goes_one_way_is_no_overflow(seed):
+    # bfloat16 has 8 bits: just above a power of two, where weights of variance 1 over 4^k inputs
+    # come to lie, all of them may be rounded up by 2e-3 on average.
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(256, 256, bias=False)
+    nn.init.normal_(layer.weight, generator=generator)
+    x = torch.randn(16, 256, generator=generator).bfloat16()
+    held(layer.bfloat16(), x, tolerance=0.02)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_output_that_its_dtype_could_not_hold_is_left_alone(bias):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 64, bias=bias).half(), torch.randn(32, 64).half()
+    before = layer.weight.detach().clone()
+    repair = repair_(layer, x, target=1e10)
+    assert notes(repair) == {"Linear": "its output would overflow float16"}
+    assert torch.equal(layer.weight, before)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import zoo
-from handwave import measure
+from handwave import measure, repair_, restoring
 from handwave.running import floating, rows
 
 
@@ -159,4 +159,101 @@ def test_a_loss_that_raises_leaves_nothing_behind():
     before = everything_about(model)
     with pytest.raises(KeyError):
         measure(model, inputs, backward=True, loss=lambda out: out["missing"])
+    assert everything_about(model) == before
+
+
+ODD = {
+    "sparse": lambda: torch.eye(5).to_sparse(),
+    "compressed": lambda: torch.eye(5).to_sparse_csr(),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8),
+    "mkldnn": lambda: torch.ones(3, 3).to_mkldnn(),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "jagged": lambda: torch.nested.nested_tensor(
+        [torch.ones(2), torch.ones(3)], layout=torch.jagged
+    ),
+    "conjugated": lambda: torch.full((3,), 1j).conj(),
+    "negated": lambda: torch.full((3,), 1j).conj().imag,
+}
+
+
+class Normed(nn.Module):
+    """Whose forward may write anywhere, as far as anybody can tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.layer = nn.BatchNorm1d(6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.layer(self.norm(x))
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.filterwarnings("ignore")
+def test_a_buffer_of_any_kind_keeps_nothing_from_coming_back(kind):
+    model, x = Normed(), torch.randn(5, 6)
+    model.layer.register_buffer("odd", ODD[kind]())
+    weight = model.layer.weight.detach().clone()
+    measure(model, x, backward=True)
+    assert torch.equal(model.norm.running_mean, torch.zeros(6))
+    repair = repair_(model, x)
+    assert torch.equal(model.norm.running_mean, torch.zeros(6))
+    repair.undo()
+    assert torch.equal(model.layer.weight, weight)
+
+
+def test_what_fails_to_come_back_keeps_nothing_else_from_it():
+    called = []
+
+    def fail():
+        raise ZeroDivisionError("planted")
+
+    with pytest.raises(ZeroDivisionError, match="planted"):
+        restoring._all([lambda: called.append("first"), fail, lambda: called.append("last")])
+    assert called == ["last", "first"]
+
+
+def halves(layer):
+    def forward(x):
+        with torch.no_grad():
+            layer.weight.mul_(0.5)
+        return nn.functional.linear(x, layer.weight, layer.bias)
+
+    return forward
+
+
+def test_a_forward_put_on_one_layer_may_write_in_its_weights():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    model[0].forward = halves(model[0])
+    before = everything_about(model)
+    measure(model, torch.ones(4, 6))
+    assert everything_about(model) == before
+
+
+def test_a_hook_on_all_modules_may_write_in_their_weights():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    before = everything_about(model)
+
+    def write(module, _):
+        for parameter in module.parameters():
+            parameter.data.mul_(0.5)
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(write)
+    try:
+        measure(model, torch.ones(4, 6))
+    finally:
+        handle.remove()
+    assert everything_about(model) == before
+
+
+def test_a_loss_that_goes_backward_itself_leaves_gradients_alone():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = everything_about(model)
+
+    def loss(y):
+        y.sum().backward(retain_graph=True)
+        return y.sum()
+
+    measure(model, torch.ones(4, 6), backward=True, loss=loss)
     assert everything_about(model) == before

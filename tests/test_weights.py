@@ -195,13 +195,15 @@ def test_what_has_no_weight_to_draw_is_refused_by_name(make, error, words):
         ({"scale": -1}, "scale must be a positive number, got -1; it is .* 2 for He's"),
         ({"scale": math.nan}, "scale must be a positive number, got nan"),
         ({"scale": "2"}, "scale must be a positive number, got '2'; it is .* 2 for He's"),
+        ({"scale": torch.ones(2)}, r"scale must be a positive number, got tensor\(\[1., 1.\]\)"),
+        ({"mode": ["fan_in"]}, r"mode must be one of .*, got \['fan_in'\]"),
         ({"scale": None}, "scale must be a positive number, got None"),
     ],
 )
 def test_options_that_mean_nothing_are_refused_before_anything_is_drawn(options, words):
     layer = nn.Linear(3, 3)
     before, state = layer.weight.detach().clone(), torch.get_rng_state()
-    no_number = isinstance(options.get("scale", 1.0), str | None)
+    no_number = isinstance(options.get("scale", 1.0), str | torch.Tensor | None)
     with pytest.raises(TypeError if no_number else ValueError, match=words):
         variance_scaling_(layer, **options)
     assert torch.equal(torch.get_rng_state(), state)

@@ -131,7 +131,12 @@ def elementwise(fn: Elementwise, derivative: bool = False) -> tuple[Elementwise,
             y = call(z.clone())
             if not y.requires_grad:  # made of comparisons: flat wherever it has a slope
                 return torch.zeros_like(z)
-            slope = torch.autograd.grad(y.sum(), z)[0]
+            try:
+                slope = torch.autograd.grad(y.sum(), z)[0]
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{_name(fn)} has no slope that torch knows: {error}; a gain backward needs one"
+                ) from error
             # Autograd finds a slope for log(−1) as well.
             return torch.where(y.isfinite(), slope, y.detach())
 
@@ -143,6 +148,7 @@ def unhooked(module: nn.Module) -> nn.Module:
     made = copy.deepcopy(module)
     for part in made.modules():
         part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
     return made
 
 

@@ -82,7 +82,9 @@ def scalar(total: Any) -> tuple[Tensor, None]:
     """
     if not isinstance(total, Tensor) or total.numel() != 1:
         came = tuple(total.shape) if isinstance(total, Tensor) else type(total).__name__
-        raise TypeError(f"loss must return a tensor of one number, got {came}")
+        raise TypeError(f"loss must return a tensor of one number, got {came}; take .mean() of it")
+    if not total.is_floating_point():
+        raise TypeError(f"loss must return a real floating number, got {total.dtype}")
     return total, None
 
 

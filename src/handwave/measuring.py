@@ -120,12 +120,11 @@ def record(  # noqa: PLR0913, PLR0917 - what measure takes, and one more
         The trace of `measure`, and one `Seen` for each of its rows.
     """
     check_model(model)
-    if loss is not None and not callable(loss):
-        raise TypeError(f"loss must be a function of the model's output, got {loss!r}")
+    _check(backward, loss)
     names = rows(model)
     recorder = _Recorder(names, detail, backward, look)
     with (
-        nothing_left_behind(model),
+        nothing_left_behind(model, written=loss is not None),
         eager(model),
         # What a caller's inference mode makes cannot be differentiated.
         torch.inference_mode(torch.is_inference_mode_enabled() and not backward),
@@ -139,6 +138,16 @@ def record(  # noqa: PLR0913, PLR0917 - what measure takes, and one more
         if backward:
             recorder.differentiate(output, loss)
         return recorder.trace(), recorder.seen
+
+
+def _check(backward: Any, loss: Any) -> None:
+    """Refuse a loss that is no function, or that nobody would call."""
+    if not isinstance(backward, bool):
+        raise TypeError(f"backward must be True or False, got {backward!r}")
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be a function of the model's output, got {loss!r}")
+    if loss is not None and not backward:
+        raise ValueError("loss is what gradients are of: pass backward=True too, or no loss")
 
 
 @dataclass

@@ -18,6 +18,9 @@ from handwave.twins import twin
 # What to compute an output in again where its own dtype has lost it.
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float64}
 
+# No entry of an output is so many times its root mean square.
+_PEAK = 1e3
+
 # Computes a + b·0 anew, in a wider dtype.
 Again = Callable[[torch.dtype], Tensor]
 
@@ -94,12 +97,22 @@ class Part:
             return False
         return limits.eps * math.sqrt(known.bias / known.product) < 1e-4
 
+    def _overflows(self, scale: float, target: float) -> bool:
+        """See whether an entry would be beyond the dtype, if the target is anywhere near."""
+        largest = torch.finfo(self.output.dtype).max
+        if math.sqrt(target) < largest / _PEAK:
+            return False
+        bias = 0.0 if self.bias is None else float(self.bias.abs().max())
+        return float(self.product.abs().max()) * scale + bias > largest
+
     def write(self, scale: float, target: float) -> str:
         """Write s·a + b in the output; where the layer has to make it itself, see if it does.
 
         Returns:
             Why the output was left as it is; "" where it is written.
         """
+        if self._overflows(scale, target):
+            return f"its output would overflow {str(self.output.dtype).removeprefix('torch.')}"
         if self.rerun:
             made = self.rerun()
             if not abs(quick_second_moment(made) / target - 1) <= max(

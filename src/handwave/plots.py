@@ -83,7 +83,7 @@ def by_layer(
     if len(series) > 1 and ax is None:
         # Beside the axes, where no line can run through it; only a figure of our own has room.
         figure.legend(loc="outside lower center", ncols=2)
-    elif len(series) > 1:
+    elif len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend()
     return figure.figure  # of a SubFigure the Figure, of a Figure itself
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from handwave.parts import (
 )
 from handwave.places import Taken, place
 from handwave.repairs import Repair, Row
-from handwave.restoring import nothing_left_behind
+from handwave.restoring import is_plain, nothing_left_behind
 from handwave.running import (
     Inputs,
     arguments,
@@ -71,8 +72,12 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
 
     Averaged over: every entry of each output: inputs, positions and units.
 
+    Assumes: a network that does not make more of rounding. Each layer hands on its output times
+        the scale, in the same run; the scaled weight's own output differs in its last digits. A
+        hundred layers of tanh at target 1 make per cents of that.
+
     Raises:
-        TypeError: model or inputs are of another kind, or target is no number.
+        TypeError: model or inputs are of another kind, target is no number, or apply no bool.
         ValueError: target not positive or not finite; a lazy layer has no weights yet.
         Whatever the model raises: then no weight is changed.
 
@@ -93,6 +98,8 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
         "your-network".
     """
     check_model(model)
+    if not isinstance(apply, bool):
+        raise TypeError(f"apply must be True or False, got {apply!r}")
     args, kwargs = arguments(inputs)
     repairer = _Repairer(rows(model), _checked(target), apply, Copies(model.parameters()))
     repairer.writes = {parameter: writes(parameter) for parameter in model.parameters()}
@@ -110,11 +117,15 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
 
 def _checked(target: Any) -> float:
     """Refuse what is no second moment."""
-    if isinstance(target, bool) or not isinstance(target, int | float):
-        raise TypeError(f"target must be a number, got {type(target).__name__}")
-    if not 0 < target < math.inf:
+    if isinstance(target, bool) or not isinstance(target, Real):
+        raise TypeError(
+            f"target must be a number, got {type(target).__name__}; it is the second moment that "
+            "every output is to have"
+        )
+    number = float(target)
+    if not 0 < number < math.inf:
         raise ValueError(f"target is a second moment, positive and finite, got {target}")
-    return float(target)
+    return number
 
 
 @dataclass
@@ -160,7 +171,7 @@ class _Repairer:
     def write(self) -> None:
         """Let every change stand, also where the model's own writing was just undone."""
         undone = Taken()
-        undone.add((place(each) for each in self.earlier if each.layout == torch.strided), "")
+        undone.add((place(each) for each in self.earlier if is_plain(each)), "")
         with writing([lever for _, lever, _ in self.changes]):
             for _, lever, scale in self.changes:
                 # Not autograd's count of writes: it is a parameter's own, and its memory may be
@@ -192,7 +203,8 @@ class _Repairer:
         """Scale the weight of a layer that was just called, and what it put out."""
         output = first_floating(result)
         if output is None or not output.numel() or output.layout != torch.strided:
-            self._leave(row, math.nan, "no floating output")
+            empty = output is not None and output.layout == torch.strided
+            self._leave(row, math.nan, "empty output" if empty else "no floating output")
             return
         attention = isinstance(module, nn.MultiheadAttention)
         lever = lever_of(module.out_proj if attention else module, self.copied)

@@ -19,18 +19,25 @@ _CONTAINERS = frozenset((list, dict, OrderedDict, defaultdict, set, deque))
 _KEPT = _CONTAINERS | {torch.Generator}
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Hooks on every module of the process; and attributes that a layer calls.
+_EVERYWHERE = [getattr(nn.modules.module, f"_global{name}") for name in _HOOKS]
+_FUNCTIONS = ("forward", "activation")
 
 # Integers as wide as an entry: two tensors are the same bit for bit if these are equal.
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @contextmanager
-def nothing_left_behind(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
+def nothing_left_behind(model: nn.Module, written: bool = False) -> Iterator[dict[Tensor, Tensor]]:
     """Bring back everything in and around the model that a run may change.
 
     Bit for bit: parameters, buffers and other tensors that are attributes (the objects, their
     values, gradients and flags), every other attribute of every module, with the contents of
     its lists, dicts and sets, and the states of random generators.
+
+    Args:
+        model: what is run.
+        written: whether code besides the model's own runs too, and may write anywhere.
 
     Yields:
         A copy of every tensor that the run may write in, as it is now.
@@ -43,7 +50,7 @@ def nothing_left_behind(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
         if torch.cuda.is_initialized():
             stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
         modules = list(model.modules())
-        anything = _may_do_anything(modules)
+        anything = written or _may_do_anything(modules)
         held = {id(t): (t, m) for m in modules for t in _tensors(vars(m), anything)}
         remembered = []
         for tensor, module in held.values():
@@ -60,17 +67,28 @@ def nothing_left_behind(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
 
 
 def _all(put_back: list[Callable[[], None]]) -> None:
-    """Call each, last ones first; a callback for each would cost more than what it does."""
+    """Call each, last ones first; a callback for each would cost more than what it does.
+
+    One that fails keeps no other from being called.
+    """
+    failed: list[Exception] = []
     for each in reversed(put_back):
-        each()
+        try:
+            each()
+        except Exception as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def _may_do_anything(modules: list[nn.Module]) -> bool:
-    """Tell code that is neither torch's nor ours: a class, or a hook."""
+    """Tell code that is neither torch's nor ours: a class, a function of an instance, a hook."""
     classes = map(own_class, {type(module): module for module in modules}.values())
-    hooks = (vars(module)[name] for module in modules for name in _HOOKS)
-    codes = (*classes, *chain.from_iterable(found.values() for found in hooks))
-    known = ("torch.nn.", "handwave.")
+    held = [vars(module) for module in modules]
+    hooks = (*_EVERYWHERE, *(own[name] for own in held for name in _HOOKS))
+    functions = (own[name] for own in held for name in _FUNCTIONS if name in own)
+    codes = (*classes, *functions, *chain.from_iterable(found.values() for found in hooks))
+    known = ("torch.nn.", "torch._C", "handwave.")
     return not all((getattr(code, "__module__", None) or "").startswith(known) for code in codes)
 
 
@@ -116,13 +134,17 @@ def _remembered(tensor: Tensor, value: Tensor | None) -> Callable[[], None]:
     memory, leaf, requires_grad = tensor.detach(), tensor.is_leaf, tensor.requires_grad
     grad = tensor.grad if leaf else None  # torch warns of reading the other's
     grad_value = None if value is None or grad is None else grad.detach().clone()
+    plain = is_plain(tensor)
 
     def put_back() -> None:
         if leaf and not tensor.is_leaf:  # a sum with a gradient was written in it
             tensor.detach_()
-        if not tensor.is_set_to(memory):
-            tensor.data = memory
-        _write(memory, value)
+        if not plain:  # nothing tells where its numbers lie
+            tensor.data = memory if value is None else value
+        else:
+            if not tensor.is_set_to(memory):
+                tensor.data = memory
+            _write(memory, value)
         if leaf:
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
@@ -133,6 +155,12 @@ def _remembered(tensor: Tensor, value: Tensor | None) -> Callable[[], None]:
     return put_back
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Tell a tensor whose numbers lie in memory as they are: not sparse, quantized or nested."""
+    odd = tensor.is_quantized or tensor.is_nested or tensor.is_meta
+    return tensor.layout == torch.strided and not (odd or tensor.is_conj() or tensor.is_neg())
+
+
 def _write(tensor: Tensor, value: Tensor | None) -> None:
     """Write back what changed, and only that: memory that repeats itself cannot be written."""
     if value is not None and not same_bits(tensor, value):
@@ -141,7 +169,7 @@ def _write(tensor: Tensor, value: Tensor | None) -> None:
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Compare two tensors of a dtype, NaN and the sign of zero included."""
-    if one.layout != torch.strided:
+    if not is_plain(one):
         return False
     if one.is_complex():
         one, other = torch.view_as_real(one), torch.view_as_real(other)

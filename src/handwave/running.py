@@ -53,7 +53,8 @@ def check_model(model: Any) -> None:
         ValueError: a lazy layer, or one on the meta device, has no weights yet.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"expected a module, got {type(model).__name__}")
+        what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"expected a module, got {what}; pass the nn.Module itself")
     modules = list(model.modules())  # once: to walk through them costs more than to look at them
     if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
         raise TypeError("TorchScript cannot be watched: pass the module that it was made from")
@@ -155,13 +156,17 @@ def watched(names: Mapping[nn.Module, str], watcher: Watcher) -> Iterator[None]:
         return watcher(module, name + (f"#{call}" if call > 1 else ""), args, kwargs, result)
 
     _keep_freed_memory()
-    handles = []
+    handles, fused = [], torch.backends.mha.get_fastpath_enabled()
     try:
+        # Hooks turn the fused path of encoder layers off; the nested tensors, which an encoder
+        # makes for it of what a mask leaves, are none that its layers could take without it.
+        torch.backends.mha.set_fastpath_enabled(False)
         for module, name in names.items():
             bound = partial(hook, module, name)
             handles.append(module.register_forward_hook(bound, with_kwargs=True))
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for handle in handles:
             handle.remove()
 

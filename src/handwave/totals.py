@@ -25,6 +25,10 @@ _PIECE = 1 << 19
 # of draws err by some 4e-7 at worst, those of many by less, as far as their roundings differ.
 _ONE_BLOCK, _MANY_BLOCKS = 1e6, 1e7
 
+# Half precision has few numbers between mean − std and mean + std: many entries are equal, and so
+# are their roundings. So much less may cancel.
+_ROUNDED_ALIKE = 0.01
+
 # Squares below this begin to lose digits in float32, whose range ends at 1e-38.
 _SMALL = 1e-28
 
@@ -52,6 +56,7 @@ def quick_moments(tensor: Tensor, precision: float) -> Moments:
         mean, second_moment = total / tensor.numel(), squares / tensor.numel()
         var = second_moment - mean * mean
         limit = min(_ONE_BLOCK * max(tensor.numel() / _BLOCK, 1) ** 0.5, _MANY_BLOCKS)
+        limit *= 1.0 if tensor.element_size() >= 4 else _ROUNDED_ALIKE
         if _SMALL < second_moment < math.inf and mean * mean <= limit * precision * var:
             return Moments(mean, var, tensor.numel())
     return Moments.of(tensor)

@@ -42,6 +42,15 @@ class Layer:
         grad: moments of the gradient with respect to the output, averaged over every entry.
         note: what else is to be said: "no theory", "never called", or, at the last layer that
             has a gradient, that it came from no loss but from noise.
+
+    Examples:
+        >>> import handwave
+        >>> row = handwave.measure(torch.nn.ReLU(), torch.tensor([[-3.0, 4.0]]))["ReLU"]
+        >>> row.shape, row.signal.second_moment, row.zeros
+        ((1, 2), 8.0, 0.5)
+
+    References:
+        Lesson 6, "fix".
     """
 
     name: str
@@ -124,6 +133,9 @@ class Trace:
     def plot(self, ax: "Axes | None" = None) -> "Figure":
         """Draw the second moment of every row, and of the gradient where there is one.
 
+        What is predicted is dashed: `predict(…).plot(ax=ax)` and `measure(…).plot(ax=ax)` go into
+        one picture.
+
         Args:
             ax: where to draw; by default a new Figure.
 
@@ -137,12 +149,13 @@ class Trace:
             TypeError: ax is no Axes.
         """
         rows = [layer for layer in self.layers if layer.signal.count or layer.band]
-        series: dict[str, list[float | None]] = {
-            "signal": [row.signal.second_moment for row in rows]
-        }
+        # Numbers of nothing counted are predicted.
+        how = "" if any(row.signal.count for row in rows) else ", predicted"
+        signal, gradient = f"signal{how}", f"gradient{how}"
+        series: dict[str, list[float | None]] = {signal: [row.signal.second_moment for row in rows]}
         if any(row.grad for row in rows):
-            series["gradient"] = [row.grad and row.grad.second_moment for row in rows]
-        bands = {"signal": [row.band for row in rows]} if any(row.band for row in rows) else None
+            series[gradient] = [row.grad and row.grad.second_moment for row in rows]
+        bands = {signal: [row.band for row in rows]} if any(row.band for row in rows) else None
         return by_layer(series, bands, [row.name for row in rows], ax=ax)
 
 

@@ -63,7 +63,10 @@ def fans(layer_or_weight: nn.Module | Tensor) -> Fans:
     if isinstance(layer_or_weight, Tensor):
         return _fans_by_convention(layer_or_weight)
     if not isinstance(layer_or_weight, nn.Module):
-        raise TypeError(f"expected a layer or its weight, got {type(layer_or_weight).__name__}")
+        raise TypeError(
+            f"expected a layer or its weight, got {type(layer_or_weight).__name__}; pass an "
+            "nn.Linear, a convolution or a tensor (out, in, *kernel)"
+        )
     known = known_fans(layer_or_weight)
     if known is None:
         raise ValueError(_why_no_fans(layer_or_weight))
@@ -224,7 +227,7 @@ def variance_scaling_(
 def _check_scale(scale: Any) -> None:
     """Refuse what no second moment can be."""
     wanted = "it is the second moment of an output, 1 for LeCun's rule and 2 for He's"
-    if not hasattr(scale, "__float__"):
+    if not hasattr(scale, "__float__") or (isinstance(scale, Tensor) and scale.numel() != 1):
         raise TypeError(f"scale must be a positive number, got {scale!r}; {wanted}")
     if not (scale > 0 and math.isfinite(scale)):
         raise ValueError(f"scale must be a positive number, got {scale}; {wanted}")
@@ -246,7 +249,7 @@ def _weight_and_fan(layer_or_weight: nn.Module | Tensor, mode: str) -> tuple[Ten
     """Find the tensor to draw and the number to divide by."""
     fan_in, fan_out = fans(layer_or_weight)
     choices = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
-    if mode not in choices:
+    if not isinstance(mode, str) or mode not in choices:
         raise ValueError(f"mode must be one of {', '.join(choices)}, got {mode!r}")
     if isinstance(layer_or_weight, Tensor):
         weight = layer_or_weight
@@ -260,7 +263,10 @@ def _weight_and_fan(layer_or_weight: nn.Module | Tensor, mode: str) -> tuple[Ten
                 "parameters; draw it before the parametrization is put on"
             )
     if not weight.is_floating_point():
-        raise TypeError(f"a weight must have a floating dtype, got {weight.dtype}")
+        raise TypeError(
+            f"a weight must have a floating dtype, got {weight.dtype}; draw it before it is "
+            "converted"
+        )
     if not weight.numel():
         raise ValueError(
             f"a weight without entries cannot be drawn, got shape {tuple(weight.shape)}; give the "
