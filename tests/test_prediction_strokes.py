@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.functional import relu, tanh, unfold
 
 from draws import draw, redraw
+from handwave.centring import Centre
 from handwave.lengths import Terms, lengths
-from handwave.pairs import of_tensor
+from handwave.pairs import drawn, of_tensor
 from handwave.shaping import Shaping
 from test_prediction_bands import DRAWS, check, lecun
 
@@ -54,6 +55,37 @@ def test_channels_of_one_size_hold_on_strokes():
     )  # fmt: skip
     found = draw(model, X, DRAWS, again=redraw)
     check(found, [2, 5], widest=1.6)
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.4])
+def test_what_saturates_behind_a_norm_is_told_by_all_lengths(shift):
+    # Of points that are nearly all the same short one, tanh is a third smaller, and its slope twice
+    # as large, as of points of one length.
+    model = lecun(
+        conv(1, 16, padding=1), nn.BatchNorm2d(16), nn.Tanh(),
+        conv(16, 32, padding=1, stride=2), nn.BatchNorm2d(32), nn.Tanh(),
+    )  # fmt: skip
+    found = draw(model, X + shift, DRAWS, backward=True, again=redraw)
+    for row in (2, 5):
+        assert float(found.ratio(row).mean()) == pytest.approx(1, abs=0.09)
+    for row, (told, seen) in enumerate(zip(found.predicted, found.grad, strict=True)):
+        assert told.grad is None or told.grad.second_moment == pytest.approx(
+            float(seen.mean()), rel=0.3
+        ), row
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_what_a_point_has_in_common_with_all_others_is_the_average_over_its_pairs(maps):
+    # All pairs of 12 vectors; of 12 images some 2000 of 20,000, times 144 positions each.
+    points = unfold(X, 3) if maps else X[:, 0].flatten(1)
+    points = points.reshape(12, 9, 12, 12) if maps else points
+    wander = of_tensor(points, 1)
+    rows = points.movedim(1, -1).double().reshape(-1, points.shape[1])
+    rows = rows / rows.square().sum(1).mean().sqrt()
+    expected = (rows @ rows.mean(0)).reshape(12, *points.shape[2:])[drawn(12, 12)]
+    own = Centre.of(wander).own[:12]
+    assert float((own - expected).square().mean().sqrt()) < (0.05 if maps else 1e-9)
+    assert float(expected.std()) > 0.1
 
 
 @pytest.mark.parametrize("function", [relu, tanh])

@@ -6,34 +6,52 @@ import pytest
 import torch
 
 from handwave import Moments, activation_moments
-from handwave.settling import left, settle
+from handwave.settling import left, of_settled
 
 
-def short_of(n):
-    return -2 / (n + 2)
+def settled(fn, law, n):
+    """Return E[f(z)] and E[f(z)²] of one z."""
+    var = torch.tensor([law.var], dtype=torch.float64)
+    return of_settled(fn, law.mean, var, 2 / n).flatten().tolist()
 
 
-def test_gaussian_units_stay_as_they_are():
-    assert settle(torch.tanh, Moments(0.3, 2.0), 0.0) == (0.0, 1.0)
+@pytest.mark.parametrize("fn", [torch.tanh, torch.relu, torch.exp])
+def test_units_that_nothing_settled_are_gaussian(fn):
+    var = torch.logspace(-6, 0.5, 40, dtype=torch.float64).reshape(4, 10)
+    mean, second = of_settled(fn, 0.3, var, 0.0)
+    for at, by_mean, square in zip(var.flatten(), mean.flatten(), second.flatten(), strict=True):
+        exact = activation_moments(fn, Moments(0.3, float(at)))
+        assert float(by_mean) == pytest.approx(exact.mean, rel=2e-3)
+        assert float(square) == pytest.approx(exact.second_moment, rel=0.02)
 
 
 def test_one_of_three_is_uniform():
     # A coordinate of a point on a sphere, as Archimedes found.
-    fn, law, edge = torch.exp, Moments(0.5, 4.0), 2 * math.sqrt(3)
-    shift, factor = settle(fn, law, short_of(3))
-    gaussian = activation_moments(fn, law)
-    mean = math.exp(0.5) * math.sinh(edge) / edge
-    second = math.exp(1.0) * math.sinh(2 * edge) / (2 * edge)
-    assert gaussian.mean + shift == pytest.approx(mean, rel=1e-6)
-    assert gaussian.second_moment * factor == pytest.approx(second, rel=1e-6)
+    edge = 2 * math.sqrt(3)
+    mean, second = settled(torch.exp, Moments(0.5, 4.0), 3)
+    assert mean == pytest.approx(math.exp(0.5) * math.sinh(edge) / edge, rel=1e-4)
+    assert second == pytest.approx(math.exp(1.0) * math.sinh(2 * edge) / (2 * edge), rel=1e-4)
 
 
-@pytest.mark.parametrize("n", [2, 5, 40])
+@pytest.mark.parametrize("n", [1.05, 2, 5, 40])
 def test_the_moments_are_those_of_a_direction(n):
     law = Moments(0.0, 1.0)
-    fourth = settle(torch.square, law, short_of(n))[1] * 3
-    assert settle(lambda z: z, law, short_of(n))[1] == pytest.approx(1.0, rel=1e-4)
-    assert fourth == pytest.approx(3 * n / (n + 2), rel=1e-4)
+    assert settled(lambda z: z, law, n)[1] == pytest.approx(1.0, rel=1e-4)
+    assert settled(torch.square, law, n)[1] == pytest.approx(3 * n / (n + 2), rel=1e-4)
+
+
+def test_what_is_homogeneous_is_exact_at_every_length():
+    var = torch.logspace(-7, 2, 300, dtype=torch.float64)
+    second = of_settled(torch.relu, 0.0, var, 0.5)[1]
+    assert torch.allclose(second, var / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fn", [torch.relu, torch.cos])
+def test_points_without_length_are_what_the_function_makes_of_the_mean(fn):
+    mean, second = of_settled(fn, 0.0, torch.zeros(3, dtype=torch.float64), 0.5)
+    there = float(fn(torch.zeros(())))
+    assert mean.tolist() == pytest.approx([there] * 3, abs=1e-12)
+    assert second.tolist() == pytest.approx([there**2] * 3, abs=1e-12)
 
 
 def test_it_is_what_a_batch_norm_leaves():
@@ -43,10 +61,9 @@ def test_it_is_what_a_batch_norm_leaves():
     z = torch.randn(40_000, 5, generator=generator, dtype=torch.float64)
     z = z / z.square().mean(1, keepdim=True).sqrt()
     law = Moments(0.0, 1.0)
-    factor = settle(torch.tanh, law, short_of(5))[1]
-    predicted = activation_moments(torch.tanh, law).second_moment * factor
-    assert float(z.tanh().square().mean()) == pytest.approx(predicted, abs=0.0045)
-    assert factor > 1.05
+    second = settled(torch.tanh, law, 5)[1]
+    assert float(z.tanh().square().mean()) == pytest.approx(second, abs=0.0045)
+    assert second > 1.05 * activation_moments(torch.tanh, law).second_moment
 
 
 @pytest.mark.parametrize("n", [3, 7, 60])

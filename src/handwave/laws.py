@@ -19,7 +19,7 @@ from handwave.pooling import POOLINGS, pool
 from handwave.positions import shaped
 from handwave.quadrature import Elementwise
 from handwave.running import own_class
-from handwave.settling import left, of_lengths, settle
+from handwave.settling import left, of_settled
 from handwave.signals import Backward, Feedback, NoTheoryError, Signal, number, of_input, shaping
 from handwave.sums import CONVOLUTIONS, convolution, embedding, linear
 from handwave.weights import is_conv1d
@@ -160,27 +160,28 @@ def _by_position(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
     alike, place = torch.unique(rows, dim=0, return_inverse=True)
     means, seconds = alike.double().T
     units, shape = base.units, table[0].shape
-    of_lengths = units.settled and not units.of_inputs
-    mean, second = of_each(function, means, seconds, 0.0 if of_lengths else max(units.unlike, 0.0))[
-        place
-    ].T
-    if of_lengths:
-        shift, factor = _settled(function, base)
-    else:
-        shift, factor = settle(function, base.moments, min(units.unlike, 0.0))
-    return mean.reshape(shape) + shift, second.reshape(shape) * factor
+    settled = (1 + units.settled) * (1 + units.of_inputs) - 1
+    made = of_each(function, means, seconds, 0.0 if settled else units.unlike)[place]
+    mean, second = made.T.reshape(2, *shape)
+    if not settled:
+        return mean, second
+    shift, factor = _of_all_lengths(function, base, settled)
+    return mean + shift, second * factor
 
 
-def _settled(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
-    """Return what `settle` does, at every position, of points of all lengths."""
-    mean, same = base.moments.mean, base.units.wander.same.clamp_min(1e-9)
-    var = base.moments.var * same.mean(0)
-    gaussian, made = of_lengths(function, mean, var, 0.0), 0
-    wander = base.units.wander
+def _of_all_lengths(function: Elementwise, base: Signal, settled: float) -> tuple[Tensor, Tensor]:
+    """Return by how much E[f(z)] moves at every position, and what E[f(z)²] is multiplied by.
+
+    Points have all lengths that they have, and z the law of settled ones.
+    """
+    law, wander = base.moments, base.units.wander
+    var = law.var * wander.same.clamp_min(0)  # (points, *map)
+    gaussian = of_settled(function, law.mean, var.mean(0), 0.0)
+    made = torch.zeros_like(gaussian)
     for at, part in variances(wander.lengths + wander.cumulants[1]):
-        found = of_lengths(function, mean, base.moments.var * at * same, base.units.settled)
-        made = made + part * found.mean(1)
-    return made[0] - gaussian[0], made[1] / gaussian[1]
+        made += part * of_settled(function, law.mean, at * var, settled).mean(1)
+    shift, factor = made[0] - gaussian[0], made[1] / gaussian[1]
+    return shift, factor.where(gaussian[1] > 0, 1.0)
 
 
 def unchanged(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:

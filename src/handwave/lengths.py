@@ -120,7 +120,7 @@ class Terms:
         plain = squared_skewness(shaping.mean, shaping.second, shaping.third)
         skew = math.sqrt(squared_skewness(mean, second, third) * plain)
         if not each or wander.ends is None:
-            return cls._of_one_length(wander, shaping, skew, of_point[0] / second)
+            return cls._of_one_length(wander, shaping, of_point[0] / second, skew)
         pairs = _Pairs(wander, shaping)
         bent, long = of_point[1] / second, wander.same.clamp_min(_SHORTEST)
         line, by_mean = pairs.terms(1, of_point[4] / second, long.sqrt())
@@ -131,8 +131,8 @@ class Terms:
         return cls(line, square, beyond, by_mean, by_size, second, slope, same, spread, skew)
 
     @classmethod
-    def _of_one_length(cls, wander: Wander, shaping: Shaping, skew: float, same=None) -> "Terms":
-        """Take all lengths for the average one, and follow them by powers."""
+    def _of_one_length(cls, wander: Wander, shaping: Shaping, same: Tensor, skew: float) -> "Terms":
+        """Take the lengths of pairs for the average one, and follow them by powers."""
         share, slope = shaping.mean_share, shaping.slope
         mean = wander.mean(torch.clone, power=1.0) - share
         whole = wander.mean(torch.square) + wander.noise - share * share - 2 * share * mean

@@ -5,41 +5,22 @@ import math
 import torch
 from torch import Tensor
 
-from handwave.activations import activation_moments
 from handwave.moments import Moments
 from handwave.quadrature import Elementwise
 
-_ANGLES = 2000  # on each side of the middle
+_FEWEST_ANGLES, _ANGLES = 400, 2000  # on each side of the middle
 _FEWEST = 1.05  # dimensions; of one, a coordinate is 1 or −1
 _MANY = 1e4  # dimensions, whose coordinates are as good as Gaussian
 _NEVER = 1e-20  # probability of what is left out, where f may be too large
-# Square lengths, over their average, at which a function is looked at.
-_LENGTHS = torch.logspace(-6, 3, 271, dtype=torch.float64)
 _LEAST = 1e-4  # smaller differences move no moment by a digit that anybody sees
+_STEP, _SHORTEST = 0.08, 1e-9  # of log Var(z), from one table entry to the next; over the longest
 
 
-def settle(fn: Elementwise, law: Moments, unlike: float) -> tuple[float, float]:
-    """Return by how much E[f(z)] moves, and by what E[f(z)²] is multiplied, if z is settled.
+def of_settled(fn: Elementwise, mean: float, var: Tensor, settled: float) -> Tensor:
+    """Return E[f(z)] and E[f(z)²] of settled z, of any number of variances.
 
     n Gaussian numbers over their own root mean square are a direction in n dimensions, drawn at
     random: z/√n is the sine of an angle, whose density is in proportion to cosⁿ⁻².
-
-    Args:
-        fn: elementwise.
-        law: mean and variance of z.
-        unlike: −2/(n + 2), by which E[z⁴] falls short of a Gaussian's, relative; 0 for Gaussians.
-    """
-    if unlike > -_LEAST:
-        return 0.0, 1.0
-    z, weights = _direction(-2 * (1 + unlike) / unlike)
-    y = fn(law.mean + law.std * z)
-    gaussian = activation_moments(fn, law)
-    second = float(weights @ y**2) / (gaussian.second_moment or 1.0)
-    return float(weights @ y) - gaussian.mean, second
-
-
-def of_lengths(fn: Elementwise, mean: float, var: Tensor, settled: float) -> Tensor:
-    """Return E[f(z)] and E[f(z)²] of settled z, of any number of variances.
 
     Args:
         fn: elementwise.
@@ -50,16 +31,19 @@ def of_lengths(fn: Elementwise, mean: float, var: Tensor, settled: float) -> Ten
     Returns:
         Shape (2, *var.shape).
     """
-    whole = float(var.mean())
+    high = max(float(var.max()), torch.finfo(var.dtype).tiny / _SHORTEST)
+    var = var.clamp_min(high * _SHORTEST)
+    low = float(var.min())
+    place = (var / low).log() / _STEP
+    at = low * (_STEP * torch.arange(int(place.max()) + 2, dtype=var.dtype)).exp()
     z, weights = _direction(2 / max(settled, _LEAST))
-    y = fn(mean + (whole * _LENGTHS).sqrt()[:, None] * z)
+    z, weights = z[weights > _NEVER], weights[weights > _NEVER]
+    y = fn(mean + at.sqrt()[:, None] * z)
     # Over the variance, the second moment of what is homogeneous is a constant.
-    table = torch.stack([y @ weights, (y * y) @ weights / _LENGTHS])
-    length = (var / whole).clamp(_LENGTHS[0], _LENGTHS[-1])
-    place = (length / _LENGTHS[0]).log() / (_LENGTHS[1] / _LENGTHS[0]).log()
-    first = place.long().clamp(max=len(_LENGTHS) - 2)
+    table = torch.stack([y @ weights, y * y @ weights / at])
+    first = place.long()
     found = torch.lerp(table[:, first], table[:, first + 1], place - first)
-    return torch.stack([found[0], found[1] * length])
+    return torch.stack([found[0], found[1] * var])
 
 
 def left(fn: Elementwise, law: Moments, unlike: float) -> float:
@@ -92,7 +76,9 @@ def _beyond_square(fn: Elementwise, law: Moments, n: float) -> float:
 def _direction(n: float) -> tuple[Tensor, Tensor]:
     """Return nodes and weights of a coordinate of a direction in n dimensions, of mean square 1."""
     n = max(n, _FEWEST)
-    steps = (torch.arange(_ANGLES, dtype=torch.float64) + 0.5) / _ANGLES
+    # Of many dimensions, most are within 1/√n of the middle.
+    count = min(max(_FEWEST_ANGLES, int(15 * math.sqrt(n))), _ANGLES)
+    steps = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     # Below n = 2 most are near the ends: angles from there, by a power that spreads them evenly.
     power = max(1 / (n - 1), 1.0)
     ends = math.pi / 2 * steps**power
