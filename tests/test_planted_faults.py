@@ -217,6 +217,55 @@ def test_the_packed_projection_of_multihead_attention_is_named(place, seed):
     assert report.ok
 
 
+def attending():
+    """Attend in blocks 0, 2 and 4, with sound projections."""
+    return nn.Sequential(*[part for _ in range(3) for part in (Attending(False), nets.Block(48))])
+
+
+def twin_rows(weight):
+    weight[:24] = weight[24:48].clone()
+
+
+OF_ATTENTION: dict[str, tuple[str, bool, Any]] = {
+    "constant projections": ("constant", True, lambda m, _: m.in_proj_weight.fill_(0.05)),
+    "a constant last weight": ("constant", True, lambda m, _: m.out_proj.weight.fill_(0.05)),
+    "no projections": ("all zeros", True, lambda m, _: m.in_proj_weight.zero_()),
+    "a zero branch": ("all zeros", False, lambda m, _: m.out_proj.weight.zero_()),
+    "equal queries": ("weights copied", True, lambda m, _: twin_rows(m.in_proj_weight)),
+    "equal values": ("weights copied", True, lambda m, _: twin_rows(m.in_proj_weight[96:])),
+    "another's": ("weights copied", False, lambda m, o: m.in_proj_weight.copy_(o.in_proj_weight)),
+    "biases": ("bias noise", False, lambda m, _: m.in_proj_bias.normal_(0, 5)),
+    "a last bias": ("bias noise", False, lambda m, _: m.out_proj.bias.normal_(0, 5)),
+    "NaN": ("never initialised", True, lambda m, _: m.out_proj.weight[0].fill_(torch.nan)),
+}
+
+
+@pytest.mark.parametrize(("cause", "grave", "plant"), OF_ATTENTION.values(), ids=OF_ATTENTION)
+@pytest.mark.parametrize("place", [2, 4])
+def test_a_fault_in_one_of_the_weights_of_attention_is_named(cause, grave, plant, place):
+    torch.manual_seed(0)
+    model: Any = attending()
+    x = torch.randn(8, 12, 48)
+    assert not audit(model, x).findings
+    with torch.no_grad():
+        plant(model[place].attention, model[0].attention)
+    report = audit(model, x)
+    assert nets.named(report) == {(f"{place}.attention", cause)}
+    assert report.ok is not grave
+
+
+def test_attention_without_projections_is_not_called_dead():
+    """Its values do get a gradient."""
+    torch.manual_seed(0)
+    model: Any = attending()
+    nn.init.zeros_(model[2].attention.in_proj_weight)
+    (found,) = audit(model, torch.randn(8, 12, 48)).findings
+    assert found.verdict == "symmetric"
+    assert found.sentence == (
+        "its q, k, v weights are all zero: what comes out does not depend on what goes in."
+    )
+
+
 @pytest.mark.parametrize(("first", "second"), [("0", "6"), ("2", "4"), ("4", "8")])
 @pytest.mark.parametrize("kind", ["relu", "tanh"])
 def test_layers_that_are_copies_are_named_at_the_later_one(kind, first, second):

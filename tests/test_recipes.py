@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 from transformers.pytorch_utils import Conv1D
 
 from handwave import Moments, variance_scaling_
-from handwave.recipes import Place, flaw, off_centre, packed, recipe, symmetry
+from handwave.recipes import Place, flaw, off_centre, packed, recipe, symmetry, weights
 
 BEHIND_RELU = Place(kept=0.5, lossy=True)
 MIDDLE = Place()
@@ -157,6 +157,43 @@ def test_a_constant_is_symmetric(make, value, name):
     found = symmetry(layer)
     assert found
     assert (found.name, found.grave, found.verdict) == (name, True, "symmetric")
+
+
+def attention_with_zeros(names, kdim=None):
+    layer = nn.MultiheadAttention(8, 2, kdim=kdim, vdim=kdim)
+    with torch.no_grad():
+        for name in names:
+            weights(layer)[name].zero_()
+    return layer
+
+
+@pytest.mark.parametrize("kdim", [None, 6], ids=["packed", "apart"])
+@pytest.mark.parametrize(
+    ("names", "wanted", "sentence"),
+    [
+        (["q", "k"], True, "its q, k weights are all zero: what it attends to does not depend"),
+        (["v", "out_proj"], True, "its v, out_proj weights are all zero: what comes out does not"),
+        (["v"], False, "its v weights are all zero: what comes out does not depend"),
+        (["v"], True, "its v weights are all zero, as is often wanted"),
+        (["q", "out_proj"], True, "its q, out_proj weights are all zero, as is often wanted"),
+    ],
+)
+def test_zeros_that_keep_each_other_in_attention_are_never_wanted(names, wanted, sentence, kdim):
+    found = symmetry(attention_with_zeros(names, kdim), wanted)
+    assert found
+    assert found.sentence.startswith(sentence)
+    assert found.grave is ("does not" in sentence)
+
+
+@pytest.mark.parametrize("name", ["q", "k"])
+def test_queries_of_zero_learn_from_their_keys(name):
+    layer = attention_with_zeros([name])
+    assert symmetry(layer) is None
+    x = torch.randn(5, 3, 8, generator=torch.Generator().manual_seed(0))
+    (layer(x, x, x)[0] * torch.arange(8.0)).sum().backward()
+    gradient: Any = layer.in_proj_weight.grad
+    taught = dict(zip("qkv", (bool(part.any()) for part in gradient.chunk(3)), strict=True))
+    assert taught[name]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e20, -1e20])

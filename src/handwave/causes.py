@@ -2,15 +2,26 @@
 
 import math
 import re
-from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from handwave.activations import activation_moments
 from handwave.flows import Flow, Node
 from handwave.moments import Moments
-from handwave.recipes import Cause, Place, flaw, off_centre, packed, recipe, symmetry
+from handwave.recipes import (
+    Cause,
+    Place,
+    flaw,
+    listed,
+    off_centre,
+    packed,
+    recipe,
+    symmetry,
+    weights,
+)
 from handwave.sums import bias_moments
 
 # Shares of a second moment from which a bias, or a mean, is worth a word.
@@ -45,32 +56,30 @@ def _of_weights(flow: Flow, node: Node) -> Cause | None:
     """Look at the weights alone."""
     if node.module is None:
         return None
-    return flaw(node.module) or (_of_symmetry(flow, node) if node.multiplies else None)
+    summed = node.multiplies or node.attends
+    return flaw(node.module) or (_of_symmetry(flow, node) if summed else None)
 
 
 def _of_place(flow: Flow, node: Node) -> Cause | None:
     """Look at the weights' size where they stand, and at what enters."""
+    if node.attends:
+        return _of_bias(node) or _of_projections(node.module)
     if not node.multiplies:
-        return _of_attention(node.module)
+        return None
     return _of_mean(node) or _of_recipe(flow, node) or _of_input(node) or _of_bias(node)
 
 
-def _of_attention(module: nn.Module | None) -> Cause | None:
+def _of_projections(attention: Any) -> Cause | None:
     """Look at the projections that attention keeps in one weight."""
-    if not isinstance(module, nn.MultiheadAttention) or module.in_proj_weight is None:
+    if attention.in_proj_weight is None:
         return None
-    return packed(Moments.of(module.in_proj_weight), float(module.embed_dim), 3.0)
+    return packed(Moments.of(attention.in_proj_weight), float(attention.embed_dim), 3.0)
 
 
 def _of_symmetry(flow: Flow, node: Node) -> Cause | None:
     """Zero is wanted in a last layer, and at the end of a branch."""
-    found = symmetry(node.module)
     behind = flow.behind(node)
-    wanted = not behind or any(each.parts for each in behind)
-    if found and found.name == "all zeros" and wanted:
-        text = "its weights are all zero, as is often wanted in a last layer or at a branch's end"
-        return replace(found, grave=False, sentence=text)
-    return found
+    return symmetry(node.module, wanted=not behind or any(each.parts for each in behind))
 
 
 def _of_recipe(flow: Flow, node: Node) -> Cause | None:
@@ -167,7 +176,7 @@ def _of_input(node: Node) -> Cause | None:
 def _of_bias(node: Node) -> Cause | None:
     if node.module is None:
         return None
-    bias, signal = bias_moments(node.module), node.signal
+    bias, signal = _bias(node.module), node.signal
     if not bias.second_moment > _BIAS * signal.second_moment:
         return None
     share = min(bias.second_moment / signal.second_moment, 1.0)
@@ -175,21 +184,55 @@ def _of_bias(node: Node) -> Cause | None:
     return Cause("bias noise", text, "12, defaults")
 
 
+def _bias(module: Any) -> Moments:
+    """Return the moments of what a layer adds to its output whatever goes in.
+
+    Attention adds W·b to it, W the weight of its out_proj and b the bias of v: what it attends
+    with adds up to 1.
+    """
+    if not isinstance(module, nn.MultiheadAttention):
+        return bias_moments(module)
+    extra = module.bias_k is not None or module.add_zero_attn  # of the 1, these take a part
+    if module.in_proj_bias is None or extra:
+        return Moments(0.0, 0.0)
+    out = module.out_proj
+    with torch.no_grad():
+        return Moments.of(linear(module.in_proj_bias.chunk(3)[2], out.weight, out.bias))
+
+
 def _copies(flow: Flow) -> dict[int, Cause]:
     """Find layers with the same weights that are not tied."""
-    first: dict[Any, Node] = {}
+    first: dict[Any, tuple[Node, Tensor]] = {}
     found: dict[int, Cause] = {}
     for node in flow:
-        weight = getattr(node.module, "weight", None)
-        if not node.multiplies or weight is None or node.row is None or not node.row.weight:
-            continue
-        law = node.row.weight
-        key = (tuple(weight.shape), law.mean, law.var)
-        other = first.setdefault(key, node)
-        theirs: Any = getattr(other.module, "weight", None)
-        if not law.var or theirs is weight or node.module is other.module or other.row is None:
-            continue
-        if bool((theirs == weight).all()):
-            text = f"its weights are those of {other.row.name}, and not tied to them: draw anew"
+        same = _met_before(node, first) if node.multiplies or node.attends else {}
+        if same:
+            text = (
+                f"its {listed(same)}weights are those of {same.popitem()[1]}, and not tied to "
+                "them: draw anew"
+            )
             found[node.number] = Cause("weights copied", text, "14, training")
     return found
+
+
+def _met_before(node: Node, first: dict[Any, tuple[Node, Tensor]]) -> dict[str, str]:
+    """Return which weights of a layer were met in another, with the name of that.
+
+    Args:
+        node: a layer.
+        first: the first to have each weight, by what tells weights apart at little cost.
+    """
+    same = {}
+    for name, weight in weights(node.module).items():
+        key = (tuple(weight.shape), weight.device, float(weight.double().sum()))
+        other, theirs = first.setdefault(key, (node, weight))
+        if node.module is not other.module and other.row and _is_copy(weight, theirs):
+            same[name] = other.row.name
+    return same
+
+
+def _is_copy(weight: Tensor, other: Tensor) -> bool:
+    """Tell equal numbers in two places; one constant in two is no copy."""
+    tied = weight.data_ptr() == other.data_ptr()
+    constant = not weight.numel() or bool((weight == weight.flatten()[0]).all())
+    return not tied and not constant and bool((weight == other).all())

@@ -78,6 +78,11 @@ class Node:
         return self.module is not None and is_sum(self.module)
 
     @property
+    def attends(self) -> bool:
+        """Tell attention, which sums products with four weights."""
+        return isinstance(self.module, nn.MultiheadAttention)
+
+    @property
     def normalizes(self) -> bool:
         """Tell a normalization, one that a user wrote too."""
         return self.module is not None and "Norm" in type(self.module).__name__
@@ -85,7 +90,7 @@ class Node:
     @property
     def counts(self) -> bool:
         """Tell where scales are compared; everything else is on the way."""
-        return self.multiplies or self.parts is not None
+        return self.multiplies or self.attends or self.parts is not None
 
     @property
     def positions(self) -> float:

@@ -1,6 +1,7 @@
 """Read from a weight how it was made, and what that recipe overlooks."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,9 @@ _SHORT = 14.0
 
 # Beyond this factor for one layer, up or down, a recipe is worth a word.
 _WORTH_A_WORD = 1.6
+
+# Of each of these projections, the gradient comes through the other.
+_PAIRS = ({"q", "k"}, {"v", "out_proj"})
 
 # Entries of memory that nobody wrote into: beyond all others and beyond what a weight may be, or
 # all beyond the normal numbers. Weights that decayed are far below the others, but not absurd.
@@ -76,6 +80,19 @@ class Place:
     split: bool = False
 
 
+def weights(module: Any) -> dict[str, Tensor]:
+    """Return what products are summed with, each of several by the name of what it makes."""
+    if isinstance(module, nn.MultiheadAttention):
+        one = module.in_proj_weight
+        apart = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+        three = apart if one is None else one.chunk(3)
+        names = ("q", "k", "v", "out_proj")
+        found = dict(zip(names, (*three, module.out_proj.weight), strict=True))
+    else:
+        found = {"": getattr(module, "weight", None)}
+    return {name: each.detach() for name, each in found.items() if isinstance(each, Tensor)}
+
+
 def flaw(module: nn.Module) -> Cause | None:
     """Find what is wrong with a weight whatever it is used for."""
     for name, weight in _matrices(module):
@@ -91,27 +108,63 @@ def flaw(module: nn.Module) -> Cause | None:
     return None
 
 
-def symmetry(module: Any) -> Cause | None:
-    """Find units that are the same, and so will stay the same."""
-    units = _units(module)
-    if units is None or not units.numel():
+def symmetry(module: Any, wanted: bool = False) -> Cause | None:
+    """Find units that are the same, and so will stay the same.
+
+    Args:
+        module: any layer.
+        wanted: whether zeros may stand there on purpose.
+    """
+    units = {name: by_unit(module, w) for name, w in weights(module).items() if w.dim() > 1}
+    units = {name: each for name, each in units.items() if each.numel()}
+    return _zeros(units, wanted) or _constant(units) or _copied(units)
+
+
+def _zeros(units: dict[str, Tensor], wanted: bool) -> Cause | None:
+    zero = [name for name, each in units.items() if not each.any()]
+    if not zero or zero in (["q"], ["k"]):  # keys teach queries of zero, as is sometimes wanted
         return None
-    if not bool(units.any()):
-        text = "its weights are all zero: what comes out does not depend on what goes in"
-        return Cause("all zeros", text, "14, training", True, "symmetric")
-    if units.shape[1] < 2:
+    idle = any(pair <= set(zero) for pair in _PAIRS)
+    what = "what it attends to" if zero == ["q", "k"] else "what comes out"
+    text = f"its {listed(zero)}weights are all zero"
+    if wanted and not idle:
+        text += ", as is often wanted in a last layer or at a branch's end"
+        return Cause("all zeros", text, "14, training", False, "symmetric")
+    text += f": {what} does not depend on what goes in"
+    return Cause("all zeros", text, "14, training", True, "symmetric")
+
+
+def _constant(units: dict[str, Tensor]) -> Cause | None:
+    found = [
+        name
+        for name, each in units.items()
+        if each.shape[1] > 1 and each.any() and bool((each == each.flatten()[0]).all())
+    ]
+    if not found:
         return None
-    if bool((units == units.flatten()[0]).all()):
-        text = "its weights are all the same constant: every unit computes and learns the same"
-        return Cause("constant", text, "14, training", True, "symmetric")
-    copied = sum(_twins(group) for group in units)
-    if not copied:
-        return None
-    total = units.shape[0] * units.shape[1]
     text = (
-        f"{copied} of its {total} units have the weights of another unit, and will learn the same"
+        f"its {listed(found)}weights are all the same constant: every unit computes and learns "
+        "the same"
     )
-    return Cause("weights copied", text, "14, training", 2 * copied >= total, "symmetric")
+    return Cause("constant", text, "14, training", True, "symmetric")
+
+
+def _copied(units: dict[str, Tensor]) -> Cause | None:
+    for name, each in units.items():
+        copied, total = sum(map(_twins, each)), each.shape[0] * each.shape[1]
+        if copied:
+            text = (
+                f"{copied} of its {total} {listed([name])}units have the weights of another "
+                "unit, and will learn the same"
+            )
+            return Cause("weights copied", text, "14, training", 2 * copied >= total, "symmetric")
+    return None
+
+
+def listed(names: Iterable[str]) -> str:
+    """Write which of several weights are meant, with a space behind; of one alone nothing."""
+    together = ", ".join(names)
+    return together and f"{together} "
 
 
 def recipe(module: Any, weight: Moments, place: Place) -> Cause | None:
@@ -228,7 +281,8 @@ def _within(size: float, numbers: list[float], slack: float) -> bool:
 
 def _matrices(module: nn.Module) -> list[tuple[str, Tensor]]:
     with torch.no_grad():
-        found = [(name, p.detach()) for name, p in module.named_parameters(recurse=False)]
+        inner = isinstance(module, nn.MultiheadAttention)  # has out_proj in a module of its own
+        found = [(name, p.detach()) for name, p in module.named_parameters(recurse=inner)]
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and "weight" not in dict(found):
             found.append(("weight", weight.detach()))
@@ -251,14 +305,6 @@ def _oddest(weight: Tensor) -> str:
     if bool(weight.isnan().any()):
         return "NaN"
     return f"{float(weight.abs().max()):.3g}"
-
-
-def _units(module: Any) -> Tensor | None:
-    """Return the weights of every unit, (groups, units of a group, weights of a unit)."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() < 2:
-        return None
-    return by_unit(module, weight.detach())
 
 
 def _twins(units: Tensor) -> int:
