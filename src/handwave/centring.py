@@ -26,13 +26,24 @@ class Centre:
     @classmethod
     def of(cls, wander: Wander) -> "Centre":
         """Average over the pairs that each point is in, itself included."""
-        shared, ends = wander.mean(torch.clone, power=1.0), wander.ends
-        own = wander.far.mean(0)
-        if ends is not None:
-            own = (1 - wander.inputs) * ends.around(wander.far)
-            if (within := wander.inputs - wander.share) > 0:
-                own = own + within * replace(ends, second=ends.first).around(wander.within)
-            own = own[torch.arange(len(wander.same)) % len(own)] + wander.share * wander.same
+        ends = wander.ends
+        if ends is None:
+            return cls.of_place(wander)
+        own = (1 - wander.inputs) * ends.around(wander.far)
+        if (within := wander.inputs - wander.share) > 0:
+            own = own + within * replace(ends, second=ends.first).around(wander.within)
+        own = own[torch.arange(len(wander.same)) % len(own)] + wander.share * wander.same
+        return cls._shifted(wander, own)
+
+    @classmethod
+    def of_place(cls, wander: Wander) -> "Centre":
+        """Give all points of one position the same: of averages over windows, all else is noise."""
+        return cls._shifted(wander, wander.far.mean(0).expand_as(wander.same))
+
+    @classmethod
+    def _shifted(cls, wander: Wander, own: Tensor) -> "Centre":
+        """Give likeness to the mean the mean that all likeness has, of which some is followed."""
+        shared = wander.mean(torch.clone, power=1.0)
         return cls(wander, shared, own + (shared - own.mean()))
 
     def of_pairs(self) -> dict[str, Tensor]:

@@ -108,7 +108,7 @@ class Windowed:
     @cached_property
     def _common(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return what pairs have of the mean over all points: of positions, and of windows."""
-        centre = Centre.of(self.wander)
+        centre = Centre.of_place(self.wander)
         after = replace(centre, own=self.pool.of(centre.own))
         return centre.of_pairs(), after.of_pairs()
 
