@@ -137,3 +137,110 @@ def test_sparse_inputs_and_outputs_are_let_through():
     model = nets.Written(forward, a=linear(64, 64, 1.0))
     given = {"x": (batch(), torch.eye(64).to_sparse())}
     assert audit(model, given).ok
+
+
+def attending():
+    """Attention between two layers, with nothing beside it."""
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.b(self.m(y, y, y, need_weights=False)[0])
+
+    m = nn.MultiheadAttention(64, 4, batch_first=True)
+    for weight in (*m.in_proj_weight.detach().chunk(3), m.out_proj.weight):
+        nn.init.xavier_uniform_(weight)
+    return nets.Written(forward, a=linear(64, 64, 1.0), m=m, b=linear(64, 10, 1.0))
+
+
+@pytest.mark.parametrize("weight", ["in_proj_weight", "out_proj.weight"])
+@pytest.mark.parametrize(("scale", "word"), [(100, "explodes"), (1, ""), (1e-3, "vanishes")])
+def test_attention_is_named_for_its_own_scale_and_what_follows_is_not(weight, scale, word):
+    model: Any = attending()
+    with torch.no_grad():
+        model.m.get_parameter(weight).mul_(scale)
+    report = audit(model, torch.randn(32, 16, 64))
+    assert told(report) == ([("m", word)] if word else [])
+    assert report.findings == report.failures
+
+
+@pytest.mark.parametrize("queries", [1, 64, 512])
+def test_attention_to_many_positions_may_average_much_away(queries):
+    def forward(self, x):
+        y = self.a(x)
+        return self.b(self.m(y[:, :queries], y, y, need_weights=False)[0])
+
+    model: Any = attending()
+    model.steps = forward
+    assert not audit(model, torch.randn(8, 512, 64)).findings
+
+
+def pooled(reduce, width=64):
+    """A convolutional Tanh network whose maps are averaged, with two layers behind."""
+
+    def forward(self, x):
+        for name in "abc":
+            x = torch.tanh(getattr(self, name)(x))
+        return self.e(torch.tanh(self.d(reduce(x))))
+
+    tanh = nets.square(nn.Tanh)
+    convs = [nn.Conv2d(a, width, 3, padding=1) for a in (3, width, width)]
+    layers = [nets.drawn(conv, tanh if place else 1.0) for place, conv in enumerate(convs)]
+    layers += [linear(width, width, tanh), linear(width, 10, tanh)]
+    return nets.Written(forward, **dict(zip("abcde", layers, strict=True)))
+
+
+POOLS = {
+    "layer": lambda x: nn.AdaptiveAvgPool2d(1)(x).flatten(1),
+    "function": lambda x: x.mean((2, 3)),
+}
+
+
+@pytest.mark.parametrize("reduce", POOLS.values(), ids=POOLS)
+def test_what_pooling_averages_away_is_no_loss_but_what_a_layer_loses_is(reduce):
+    model: Any = pooled(reduce)
+    images = torch.randn(16, 3, 24, 24)
+    report = audit(model, images)
+    assert not report.findings
+    assert report.measured["d"].signal.rms < 0.1 * report.measured["a"].signal.rms
+    with torch.no_grad():
+        model.d.weight.mul_(1e-3)
+    assert ("d", "vanishes") in told(audit(model, images))
+
+
+def stream(scale):
+    """Eight blocks between two layers, without norms."""
+    blocks = [nets.Block(64, norm=False, scale=scale) for _ in range(8)]
+    return nn.Sequential(linear(64, 64, 1.0), *blocks, linear(64, 10, 1.0))
+
+
+def noisy(bias, weight):
+    nn.init.normal_(bias, 0, 3)
+
+
+def tenfold(bias, weight):
+    weight.mul_(10)
+
+
+def hundredfold(bias, weight):
+    weight.mul_(100)
+
+
+@pytest.mark.parametrize("place", [1, 4, 8])
+@pytest.mark.parametrize("layer", ["up", "down"])
+@pytest.mark.parametrize("plant", [noisy, tenfold, hundredfold])
+def test_one_block_that_grows_is_not_called_growth_of_all(place, layer, plant):
+    model: Any = stream(1 / 8)
+    spoilt = model[place].get_submodule(layer)
+    with torch.no_grad():
+        plant(spoilt.bias, spoilt.weight)
+    report = audit(model, batch())
+    assert {each.layer for each in report.findings} <= {f"{place}.{layer}"}
+    assert nets.named(report) == ({(f"{place}.{layer}", "bias noise")} if plant is noisy else set())
+    assert plant is not hundredfold or not report.ok
+
+
+def test_growth_of_all_blocks_is_named_beside_a_larger_one_too():
+    model: Any = stream(1.0)
+    with torch.no_grad():
+        model[1].down.weight.mul_(3)
+    assert "residual growth" in {cause for _, cause in nets.named(audit(model, batch()))}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from statistics import median_low
 
 from torch import nn
 
@@ -61,8 +62,9 @@ def _gradients_besides(flow: Flow, silent: set[int], found: list[Verdict]) -> It
     """Find what is wrong with gradients and does not follow from what was found."""
     named = {(v.node.number, f"gradient {v.word}") for v in found if v.grave}
     small = {v.node.number for v in found if v.word == "vanishes" and not v.grave}
+    large = {v.node.number for v in found if v.word == "explodes" and v.cause != _RESIDUAL}
     grown = next((v.node for v in found if v.cause == _RESIDUAL), None)
-    for seen in _gradients(flow, silent, small):
+    for seen in _gradients(flow, silent, small, large):
         by_growth = grown and seen.word == "gradient explodes"
         verdict = replace(seen, node=grown, cause=_RESIDUAL) if by_growth else seen
         if (verdict.node.number, verdict.word) not in named:
@@ -132,16 +134,23 @@ def _collapses(node: Node) -> bool:
 
 @dataclass
 class _Chain:
-    """Follow one scale from where it began."""
+    """Follow one scale from where it began.
+
+    Args:
+        start: where that was.
+        told: whether something was said of it already.
+        least: what averaging on the way may have left of an rms, as a share.
+    """
 
     start: Node
     told: bool = False
+    least: float = 1.0
 
 
 def _scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
     """Compare the rms of sums with where their chain began, anew behind each normalization."""
     chains: dict[int, _Chain] = {}
-    inside = flow.in_branches()
+    inside, steps = flow.in_branches(), _steps(flow)
     for node in flow:
         if not node.counts:
             continue
@@ -151,18 +160,40 @@ def _scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
         if fresh and node.signal.nonfinite:
             continue  # scores with a mask, which nothing can be compared to
         first = node if fresh else max((c.start for c in prior), key=lambda n: n.signal.rms)
-        chain = chains[node.number] = _Chain(first, any(c.told for c in prior) and not fresh)
+        chain = chains[node.number] = _Chain(first)
+        if not fresh:
+            chain.told = any(c.told for c in prior)
+            chain.least = min(c.least for c in prior) * _left_by_averaging(node, before)
         added = not node.parts and any(n.parts for n in flow.behind(node))
         if chain.told or node.number in spoilt or added or flow.rescued(node):
             continue
-        word = _left(_sizes(node.signal, node.units), _sizes(first.signal, first.units))
+        sizes = _sizes(node.signal, node.units), _sizes(first.signal, first.units)
+        word = _left(*sizes, chain.least)
         if (word == "vanishes" and node.number in inside) or (
             word == "explodes" and _grew_in_front(flow, node, first)
         ):
             continue
         if word:
             chain.told = True
-            yield _scale_verdict(flow, node, first, word)
+            verdict = _scale_verdict(flow, node, first, word)
+            grown = word == "explodes" and _grows(steps.get(node.number, []))
+            yield replace(verdict, cause=_RESIDUAL) if grown else verdict
+
+
+def _left_by_averaging(node: Node, before: list[Node]) -> float:
+    """Return the least share of an rms that averages in front of a layer may leave, or in it.
+
+    Of n numbers around zero that is 1/√n: pooling makes fewer of many, and attention sums over
+    whatever positions there are.
+    """
+    entering = node.facts.entering if node.facts else None
+    if entering is None or not entering.count:
+        return 1.0
+    averaged = max((n.signal.count for n in before), default=0) / entering.count
+    module = node.module
+    attention = isinstance(module, nn.MultiheadAttention)
+    positions = entering.count / module.embed_dim if attention else 1.0
+    return 1 / math.sqrt(max(averaged, 1.0) * max(positions, 1.0))
 
 
 def _grew_in_front(flow: Flow, node: Node, first: Node) -> bool:
@@ -178,8 +209,7 @@ def _scale_verdict(flow: Flow, node: Node, first: Node, word: str) -> Verdict:
     text = f"the rms of its output is {ratio:.3g} times that of {_name(flow, first)}"
     if node.parts:
         text = f"its sum has {ratio:.3g} times the rms of that of {_name(flow, first)}"
-        cause = _RESIDUAL if word == "explodes" else ""
-        return Verdict(_last_layer(flow, node), word, text, _LAYERS, cause=cause)
+        return Verdict(_last_layer(flow, node), word, text, _LAYERS)
     # A small last layer is often wanted: its outputs begin near zero. But by its own weights.
     entering = node.facts.entering if node.facts else None
     lost_before = entering is not None and entering.rms < first.signal.rms / _FAR
@@ -187,10 +217,11 @@ def _scale_verdict(flow: Flow, node: Node, first: Node, word: str) -> Verdict:
     return Verdict(node, word, text, "6, fix", grave)
 
 
-def _gradients(flow: Flow, silent: set[int], small: set[int]) -> Iterator[Verdict]:
+def _gradients(flow: Flow, silent: set[int], small: set[int], large: set[int]) -> Iterator[Verdict]:
     """Compare the gradients of sums with where they came in, against the way of the signal.
 
-    Behind a layer that is small on purpose they begin anew, but for those that are gone.
+    Behind a layer that is small on purpose they begin anew, but for those that are gone; in front
+    of one that makes the signal explode they follow from that.
     """
     quiet = silent.union(*(flow.ancestors(number) for number in silent))
     chains: dict[int, _Chain] = {}
@@ -205,10 +236,11 @@ def _gradients(flow: Flow, silent: set[int], small: set[int]) -> Iterator[Verdic
         wanted = bool(grad.rms) and all(n.number in small for n in behind)
         fresh = not prior or pooled or wanted or any(n.normalizes for n in behind)
         first = node if fresh else max((c.start for c in prior), key=_gradient_rms)
-        chain = chains[node.number] = _Chain(first, any(c.told for c in prior) and not fresh)
+        told = any(c.told for c in prior) and not fresh
+        chain = chains[node.number] = _Chain(first, told or node.number in large)
         source = first.row.grad if first.row and first.row.grad else grad
         word = _left(_sizes(grad, node.units), _sizes(source, first.units))
-        if not word or chain.told or (word == "vanishes" and node.number in inside):
+        if not word or told or (word == "vanishes" and node.number in inside):
             continue
         if not grad.rms and node.number in quiet:
             continue
@@ -217,31 +249,39 @@ def _gradients(flow: Flow, silent: set[int], small: set[int]) -> Iterator[Verdic
             f"the gradient in front of it has {grad.rms / (source.rms or 1):.3g} times the rms "
             f"that it has behind {_name(flow, first)}"
         )
-        yield Verdict(max(behind, key=_gradient_rms), f"gradient {word}", text, "9, backward")
+        yield Verdict(max(behind, key=_handed_back), f"gradient {word}", text, "9, backward")
 
 
 def _residual_growth(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
     """Find sums that grow at each block, with no normalization in between."""
-    grown: dict[int, float] = {}  # of each sum, since the stream began
-    for node in flow:
-        if not node.parts or node.signal.nonfinite:
-            continue  # scores with a mask are no stream
-        if node.number in spoilt or flow.normed(node.number):
-            continue
-        before = flow.before(node)
-        stream = next((n for n in before if n.number in grown), None)
-        start = stream or _entering(flow, node)
-        if start is None or not start.signal.second_moment:
-            continue
-        step = node.signal.second_moment / start.signal.second_moment
-        so_far = grown.get(start.number, 1.0)
-        grown[node.number] = so_far * step
-        if stream and step >= _GROWTH and so_far < _GROWN <= so_far * step:
+    for number, steps in _steps(flow).items():
+        told = any(_grows(steps[:end]) for end in range(len(steps)))
+        if number not in spoilt and not told and steps[-1] >= _GROWTH and _grows(steps):
             text = (
                 f"each block adds as much as it got: the sum's second moment has grown "
-                f"{so_far * step:.3g} times, with no normalization; scale branches by 1/√blocks"
+                f"{math.prod(steps):.3g} times, with no normalization; scale branches by 1/√blocks"
             )
-            yield Verdict(_last_layer(flow, node), "explodes", text, _LAYERS, False, _RESIDUAL)
+            layer = _last_layer(flow, flow.nodes[number])
+            yield Verdict(layer, "explodes", text, _LAYERS, False, _RESIDUAL)
+
+
+def _steps(flow: Flow) -> dict[int, list[float]]:
+    """Find the factors by which the second moment of each stream has grown, sum by sum."""
+    steps: dict[int, list[float]] = {}
+    for node in flow:
+        if not node.parts or node.signal.nonfinite or flow.normed(node.number):
+            continue  # scores with a mask are no stream
+        stream = next((n for n in flow.before(node) if n.number in steps), None)
+        start = stream or _entering(flow, node)
+        if start is not None and start.signal.second_moment:
+            step = node.signal.second_moment / start.signal.second_moment
+            steps[node.number] = [*steps.get(start.number, []), step]
+    return steps
+
+
+def _grows(steps: list[float]) -> bool:
+    """Tell a stream that grows by its blocks in general, whatever a single one of them does."""
+    return len(steps) > 1 and median_low(steps) ** len(steps) >= _GROWN
 
 
 def _entering(flow: Flow, node: Node) -> Node | None:
@@ -252,7 +292,7 @@ def _entering(flow: Flow, node: Node) -> Node | None:
 def _last_layer(flow: Flow, node: Node) -> Node:
     """Name a sum by the last layer with weights in it, or what stands in its place."""
     while node.parts:
-        layers = [n for n in flow.before(node) if n.multiplies]
+        layers = [n for n in flow.before(node) if n.row and n.counts]
         node = layers[-1] if layers else flow.nodes[max(node.sources)]
     return node
 
@@ -262,18 +302,25 @@ def _sizes(moments: Moments, units: float) -> tuple[float, float]:
     return moments.rms, moments.rms * math.sqrt(units)
 
 
-def _left(now: tuple[float, float], start: tuple[float, float]) -> str:
-    """Name the side on which both sizes have left [1/10, 10]."""
+def _left(now: tuple[float, float], start: tuple[float, float], least: float = 1.0) -> str:
+    """Name the side on which both sizes have left [1/10, 10], with less below where that is due."""
     if not all(map(math.isfinite, (*now, *start))) or not all(start):
         return ""
     ratios = [a / b for a, b in zip(now, start, strict=True)]
     if min(ratios) > _FAR:
         return "explodes"
-    return "vanishes" if max(ratios) < 1 / _FAR else ""
+    return "vanishes" if max(ratios) < least / _FAR else ""
 
 
 def _gradient_rms(node: Node) -> float:
     return node.row.grad.rms if node.row and node.row.grad else 0.0
+
+
+def _handed_back(node: Node) -> float:
+    """Return the size of the gradient that a layer sends to what stands in front of it."""
+    row = node.row
+    by_weight = row.weight.second_moment * (row.fan_out or 1.0) if row and row.weight else 1.0
+    return by_weight * _gradient_rms(node) ** 2
 
 
 def _name(flow: Flow, node: Node) -> str:
