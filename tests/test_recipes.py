@@ -84,6 +84,16 @@ def test_a_norm_behind_forgives_every_recipe():
     assert told(lecun(nn.Linear(48, 96)), Place(0.5, True, rescued=True)) == ""
 
 
+@pytest.mark.parametrize("place", [MIDDLE, BEHIND_RELU])
+def test_the_wrong_fan_is_named_where_it_gives_the_variance_of_torchs_default_too(place):
+    torch.manual_seed(0)
+    layer = nn.Linear(128, 384)
+    variance_scaling_(layer, mode="fan_out")  # 1/384 is 1/(3·128)
+    assert told(layer, place) == "transposed fan or default init"
+    layer.reset_parameters()
+    assert told(layer, place) == "default init"
+
+
 def test_a_scale_that_no_recipe_gives_is_not_named():
     torch.manual_seed(0)
     layer = nn.Linear(48, 96)

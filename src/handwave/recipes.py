@@ -210,7 +210,7 @@ def _sound(fan_in: float, fan_out: float, place: Place) -> list[float]:
     """List what may stand there on purpose: He in front, Xavier where nothing is lost, small."""
     sound = [2 / fan_in, 1 / (place.kept * fan_in), 0.02**2]
     if not place.lossy or place.last:
-        sound += [1 / fan_in, 2 / (fan_in + fan_out), 1 / (3 * fan_in)]
+        sound += [1 / fan_in, 2 / (fan_in + fan_out)]
     return sound
 
 
@@ -240,6 +240,8 @@ def _misfit(module: Any, weight: Moments, place: Place) -> Cause | None:
         )
     if not found:
         return None
+    if _matches(weight, [1 / (3 * by_torch.fan_in)]):
+        found["default init"] = "its variance is that of torch's default, 1/(3 fan_in)"
     return Cause(" or ".join(found), "; or ".join(found.values()), "11, layers")
 
 
