@@ -353,7 +353,7 @@ def test_an_exception_in_the_middle_leaves_nothing_behind(name, where):
 @pytest.mark.parametrize(
     ("model", "inputs", "error", "words"),
     [
-        (nn.ReLU, torch.ones(1), TypeError, "expected a module, got type"),
+        (nn.ReLU, torch.ones(1), TypeError, "expected a module, got the class ReLU"),
         (nn.Linear(2, 2), 3.0, TypeError, "inputs"),
         (nn.LazyLinear(2), torch.ones(1, 2), ValueError, "lazy"),
         (nn.Flatten(), torch.ones(2, 2, dtype=torch.long), ValueError, "differentiate"),
