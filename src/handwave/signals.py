@@ -12,7 +12,7 @@ from handwave.pairs import of_tensor
 from handwave.quadrature import Elementwise
 from handwave.shaping import IDENTITY, Shaping
 from handwave.units import Units
-from handwave.wandering import CLASSES, Wander, one_input
+from handwave.wandering import CLASSES, PAIRS, Wander, one_input
 
 _ROUNDING = 3e-7  # relative, of what float32 makes of a mean of squares
 
@@ -144,7 +144,8 @@ def fresh(
 ) -> Signal:
     """Make the signal of units that were drawn just now, Gaussian by their many products."""
     seen = units.met(units.wander, 0.0)
-    wander = replace(units.through(IDENTITY), near=seen.near, within=seen.within)
+    # As it is: of points that are longer than others, beyond 1.
+    wander = replace(units.through(IDENTITY), **{name: getattr(seen, name) for name in PAIRS})
     return Signal(shape, mean, second, common, wander, units, same)
 
 
