@@ -116,3 +116,15 @@ def test_lengths_of_pairs_are_those_of_their_two_points():
 
 def test_each_image_is_followed_as_often_as_any_other():
     assert float(of_tensor(X, 1).same.mean()) == pytest.approx(1, abs=1e-6)
+
+
+def test_bright_images_behind_a_norm_are_told_from_their_edges():
+    # With zero padding, positions at an edge are far from the mean of all, and all others near it:
+    # a norm makes them 2.1 and 0.3. Of two bright points, likeness is beyond 1.
+    generator = torch.Generator().manual_seed(9)
+    x = nn.functional.avg_pool2d(torch.rand(8, 3, 14, 14, generator=generator), 5, 1) * 2
+    model = lecun(conv(3, 16, padding=1), nn.BatchNorm2d(16), nn.Tanh(), conv(16, 16, padding=1))
+    found = draw(model, x, DRAWS, again=redraw)
+    check(found, [1, 2, 3], widest=4.0)
+    for row in (2, 3):
+        assert float(found.ratio(row).mean()) == pytest.approx(1, abs=0.05)
