@@ -5,6 +5,7 @@ import itertools
 import math
 import subprocess
 import sys
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -302,10 +303,11 @@ def test_a_prediction_and_a_measurement_in_the_same_axes_can_be_told_apart():
     x = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
     (ax,) = predict(model, x).plot().axes
     measure(model, x).plot(ax=ax)
-    expected, signal, *_ = (line for line in ax.lines if not line.get_label().startswith("_"))
+    expected, signal, *_ = (line for line in ax.lines if not str(line.get_label()).startswith("_"))
     assert (expected.get_label(), expected.get_linestyle()) == ("signal, predicted", "--")
     assert (signal.get_label(), signal.get_linestyle()) == ("signal", "-")
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+    legend: Any = ax.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [
         "signal, predicted",
         "signal",
     ]

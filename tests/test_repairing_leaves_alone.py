@@ -235,5 +235,6 @@ def test_an_empty_output_is_left_alone_by_name():
 
 
 def test_any_real_number_is_a_target():
-    (row,) = repair_(nn.Linear(4, 4), torch.randn(8, 4), target=np.float32(2))
+    target: Any = np.float32(2)
+    (row,) = repair_(nn.Linear(4, 4), torch.randn(8, 4), target=target)
     assert row.after == pytest.approx(2, rel=1e-4)

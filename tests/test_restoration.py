@@ -190,7 +190,8 @@ class Normed(nn.Module):
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.filterwarnings("ignore")
 def test_a_buffer_of_any_kind_keeps_nothing_from_coming_back(kind):
-    model, x = Normed(), torch.randn(5, 6)
+    model: Any = Normed()
+    x = torch.randn(5, 6)
     model.layer.register_buffer("odd", ODD[kind]())
     weight = model.layer.weight.detach().clone()
     measure(model, x, backward=True)
@@ -222,7 +223,7 @@ def halves(layer):
 
 
 def test_a_forward_put_on_one_layer_may_write_in_its_weights():
-    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    model: Any = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
     model[0].forward = halves(model[0])
     before = everything_about(model)
     measure(model, torch.ones(4, 6))
