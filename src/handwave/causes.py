@@ -224,7 +224,7 @@ def _met_before(node: Node, first: dict[Any, tuple[Node, Tensor]]) -> dict[str, 
     """
     same = {}
     for name, weight in weights(node.module).items():
-        key = (tuple(weight.shape), weight.device, float(weight.double().sum()))
+        key = (tuple(weight.shape), weight.device, float(weight.sum(dtype=torch.float64)))
         other, theirs = first.setdefault(key, (node, weight))
         if node.module is not other.module and other.row and _is_copy(weight, theirs):
             same[name] = other.row.name

@@ -35,10 +35,8 @@ class Ends:
 
     def averaged(self, likeness: Tensor) -> Tensor:
         """Average over the pairs that have the same first point; (pairs, *map)."""
-        first = self.first[: len(likeness)]
-        total = likeness.new_zeros(int(first.max()) + 1, *likeness.shape[1:])
-        total = total.index_add(0, first, likeness)
-        return (total / first.bincount().reshape(-1, *[1] * (total.dim() - 1)))[first]
+        alone = Ends(self.first, self.first, self.moves[:, :0])
+        return alone.around(likeness)[self.first[: len(likeness)]]
 
     def around(self, likeness: Tensor) -> Tensor:
         """Average over all pairs that a point is in, as the first one or as the second.
