@@ -27,7 +27,7 @@ def conv(before, after, **kwargs):
 def right(found, places, allowed):
     """Hold the average of all draws to what was predicted.
 
-    Of 300 draws, the average is off by more than 6 of its standard errors with probability 2e-9.
+    The average of 200 draws is off by more than 6 of its standard errors with probability 2e-9.
     """
     for place in places:
         ratio = found.ratio(place)
