@@ -113,7 +113,10 @@ def _of_one_size(signal: Signal, drawn: Wander, after: Signal, rest: float, size
     edges = float(signal.wander.far.mean(0).var(correction=0)) / rest**2 if rest else 0.0
     unsure = _SETTLED_ERROR * settled + _EDGE_ERROR * edges
     units = replace(after.units, wander=seen, known=settled, settled=settled, unsure=unsure)
-    return replace(units, groups=groups)
+    before = signal.units
+    mean = before.wander.mean(torch.clone, power=1.0)
+    explained = min(before.known_mean / mean, 1.0) if sizes.known and mean > 0 else 0.0
+    return replace(units, groups=groups, explained=explained)
 
 
 def _by_buffers(layer: Any, signal: Signal) -> tuple[Signal, Backward]:

@@ -1,5 +1,6 @@
 """What is left to chance of a unit's mean square, once its weights' own moments are known."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +25,15 @@ class Told:
         mean: of the mean likeness, which the mean of z makes.
         settled: relative variance that a norm over the batch has taken from the mean square.
         size_left: what a norm over units has left of the square of that variance.
+        explained: of what all points have in common where sizes are settled, what share the
+            weights' own mean tells.
     """
 
     square: float
     mean: float
     settled: float = 0.0
     size_left: float = 1.0
+    explained: float = 1.0
 
 
 def left_open(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float:
@@ -51,13 +55,21 @@ def left_open(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float
     whole = seen.mean(torch.square) + seen.noise - share * share - 2 * share * mean
     known = max(told.square / 2 - share * share - 2 * share * known_mean, 0.0)
     square = terms.square - terms.by_size * (min(known / whole, 1.0) if whole > 0 else 1.0)
-    beyond = terms.beyond
+    even = terms.beyond - terms.odd
     taken = 1.0 if told.settled else 1 - told.size_left
     if taken:
-        beyond = max(beyond - taken * _of_size(seen, shaping), _UNKNOWN_AT_LEAST * beyond)
+        even = max(even - taken * _of_size(seen, shaping), _UNKNOWN_AT_LEAST * even)
+    odd = terms.odd
     if told.settled:
-        beyond += _of_skew(seen, shaping, told.settled)
-    return max(line, 0.0) + max(square, 0.0) + beyond
+        line = terms.line * (1 - told.explained * _straight(2 / told.settled))
+        odd += _of_skew(seen, shaping, told.settled)
+        return max(max(line, 0.0) + odd, 0.0) / (1 + told.settled) ** 1.5 + max(square, 0.0) + even
+    return max(line, 0.0) + max(square, 0.0) + odd + even
+
+
+def _straight(n: float) -> float:
+    """Return what a coordinate tells of it over the length of all n, squared: (E χ)²/n."""
+    return 2 / n * math.exp(2 * (math.lgamma((n + 1) / 2) - math.lgamma(n / 2)))
 
 
 def skew_kept(seen: Wander) -> float:
@@ -77,7 +89,7 @@ def _of_skew(seen: Wander, shaping: Shaping, settled: float) -> float:
     9·skew·v². A direction in n dimensions has less of both, as its cubes vary less than those
     of Gaussian numbers.
     """
-    square = min(max(settled / 2 - seen.share, 0.0), _MOST_SKEWED)
+    square = min(seen.noise, _MOST_SKEWED)
     n = 2 / settled
     left = (15 * n * n / ((n + 2) * (n + 4)) - 18 * n / (n + 2) + 9) / 6
     third = float(shaping.squares[3]) / shaping.second**2

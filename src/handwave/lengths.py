@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -83,6 +84,7 @@ class Terms:
         line: the first term.
         square: the second.
         beyond: all others.
+        odd: of these, the odd ones.
         by_mean: of the line, what the mean of all z explains.
         by_size: of the square, what the mean square of all z explains.
         second: E[f²].
@@ -95,6 +97,7 @@ class Terms:
     line: float
     square: float
     beyond: float
+    odd: float
     by_mean: float
     by_size: float
     second: float
@@ -104,18 +107,21 @@ class Terms:
     skew: float
 
     @classmethod
-    def of(cls, wander: Wander, shaping: Shaping, each: bool) -> "Terms":
+    def of(
+        cls, wander: Wander, shaping: Shaping, each: bool, centred: bool = False
+    ) -> "Terms":
         """Average over the pairs that are followed, and over each point with itself.
 
         Args:
             wander: of Gaussian z.
             shaping: of f.
             each: take every pair at its own length.
+            centred: whether the mean of all points is 0.
         """
         of_point = at_lengths(shaping, wander.same, wander.same, _of_point)
         second, slope, mean, third, _ = (float(part.mean()) for part in of_point)
         if not second > 0:
-            return cls(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, wander.same, 0.0, 0.0)
+            return cls(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, wander.same, 0.0, 0.0)
         # What lengths add is there only as far as numbers of one point are skewed likewise.
         plain = squared_skewness(shaping.mean, shaping.second, shaping.third)
         skew = math.sqrt(squared_skewness(mean, second, third) * plain)
@@ -123,12 +129,15 @@ class Terms:
             return cls._of_one_length(wander, shaping, of_point[0] / second, skew)
         pairs = _Pairs(wander, shaping)
         bent, long = of_point[1] / second, wander.same.clamp_min(_SHORTEST)
-        line, by_mean = pairs.terms(1, of_point[4] / second, long.sqrt())
+        steep = of_point[4] / second
+        if centred:  # all that goes with z adds up to nothing, but in a sample of pairs
+            steep = steep - float((steep * long.sqrt()).mean()) * long.sqrt()
+        line, by_mean = pairs.terms(1, steep, long.sqrt())
         square, by_size = pairs.terms(2, math.sqrt(2) * bent, math.sqrt(2) * long)
-        beyond = pairs.beyond() / second**2
+        beyond, odd = (pairs.beyond(part) / second**2 for part in (shaping, shaping.odd))
         same, spread = of_point[0] / second, line + square + beyond
         slope = slope / second
-        return cls(line, square, beyond, by_mean, by_size, second, slope, same, spread, skew)
+        return cls(line, square, beyond, odd, by_mean, by_size, second, slope, same, spread, skew)
 
     @classmethod
     def _of_one_length(cls, wander: Wander, shaping: Shaping, same: Tensor, skew: float) -> "Terms":
@@ -138,12 +147,13 @@ class Terms:
         whole = wander.mean(torch.square) + wander.noise - share * share - 2 * share * mean
         line = shaping.tilt * mean / (1 - share)
         square = 2 * slope**2 * whole / (1 - share) ** 2
-        beyond = wander.mean(
-            lambda likeness: shaping.beyond(likeness, wander.noise), shaping.growth
+        beyond, odd = (
+            wander.mean(partial(each.beyond, noise=wander.noise), shaping.growth)
+            for each in (shaping, shaping.odd)
         )
         spread = wander.mean(lambda likeness: shaping.spread(likeness, wander.noise), 2 * slope)
         second = shaping.second
-        return cls(line, square, beyond, line, square, second, slope, same, spread, skew)
+        return cls(line, square, beyond, odd, line, square, second, slope, same, spread, skew)
 
 
 def _of_point(series: Shaping, second: Tensor, _: Tensor) -> Tensor:
@@ -162,7 +172,7 @@ class _Pairs:
     """Average over all pairs of points what their correlation, and both lengths, make."""
 
     def __init__(self, wander: Wander, shaping: Shaping) -> None:
-        self.wander, self.shaping, self.long = wander, shaping, lengths(wander)
+        self.wander, self.long = wander, lengths(wander)
         self.noise = wander.noise / (1 - shaping.mean_share) ** 2
         within = max(wander.inputs - wander.share, 0.0)
         shares = {"same": wander.share, "within": within, "far": 1 - wander.inputs}
@@ -188,14 +198,14 @@ class _Pairs:
 
         return self._over_all(of)
 
-    def beyond(self) -> float:
+    def beyond(self, shaping: Shaping) -> float:
         """Average the terms of Cov(f_a², f_b²) beyond the square, at the mean of both lengths."""
 
         def put(series: Shaping, second: Tensor, likeness: Tensor) -> Tensor:
             return (second.square() * series.beyond(likeness, self.wander.noise))[None]
 
         def of(name: str) -> Tensor:
-            return at_lengths(self.shaping, self.long[name], getattr(self.wander, name), put)[0]
+            return at_lengths(shaping, self.long[name], getattr(self.wander, name), put)[0]
 
         return self._over_all(of)
 

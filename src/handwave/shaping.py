@@ -72,6 +72,13 @@ class Shaping:
         return replace(self, values=values, squares=squares, second=by * self.second)
 
     @property
+    def odd(self) -> "Shaping":
+        """Return the series of f² with their odd terms alone."""
+        squares, at = self.squares.clone(), self.at
+        squares[::2] = 0
+        return replace(self, squares=squares, at=at and (lambda long: at(long).odd))
+
+    @property
     def tilt(self) -> float:
         """Return the spread that a mean correlation of 1 makes: f² is no even function."""
         return float(self.squares[1]) / self.second**2

@@ -35,6 +35,8 @@ class Units:
         flatter: of the mean square of likeness, what is left of it since all units have one size.
         of_inputs: relative variance of an input's mean square over its units, which a norm has
             taken away likewise.
+        explained: of what all points around their mean have in common, what share the weights'
+            own mean tells, where a norm over the batch has settled sizes.
         together: of how many units a norm has settled that of an input.
         products: that one of them sums, with one set of weights.
         covariance: of what one of them sees, over the points, up to a factor; known of the
@@ -52,6 +54,7 @@ class Units:
     unsure: float = 0.0
     flatter: float = 1.0
     of_inputs: float = 0.0
+    explained: float = 1.0
     together: float = math.inf
     products: float = math.inf
     covariance: Tensor | None = field(default=None, repr=False)
@@ -79,11 +82,11 @@ class Units:
         """
         if not shaping.second:
             return self.wander
-        # Behind a norm, where line and square cancel, a sample of pairs says too little of lengths.
-        each = shaping.at is not None and not (self.settled or self.of_inputs)
-        before, terms = self.wander, Terms.of(self.wander, shaping, each)
+        # Where line and square cancel, a sample of pairs says too little of lengths.
+        each = shaping.at is not None and not self.of_inputs
+        before, terms = self.wander, Terms.of(self.wander, shaping, each, self.settled > 0)
         spread = terms.spread
-        told = Told(self.known, self.known_mean, self.settled, self._size_left)
+        told = Told(self.known, self.known_mean, self.settled, self._size_left, self.explained)
         fresh = left * left_open(before, shaping, terms, told)
         if self.settled or self.of_inputs:
             fresh = max(fresh, _LEFT_AT_LEAST * spread)
