@@ -111,12 +111,22 @@ def _of_one_size(signal: Signal, drawn: Wander, after: Signal, rest: float, size
     seen = replace(seen, cumulants=after.wander.cumulants)
     settled = seen.of_one_unit
     edges = float(signal.wander.far.mean(0).var(correction=0)) / rest**2 if rest else 0.0
-    unsure = _SETTLED_ERROR * settled + _EDGE_ERROR * edges
+    unsure = 0.0 if sizes.known else _SETTLED_ERROR * settled + _EDGE_ERROR * edges
     units = replace(after.units, wander=seen, known=settled, settled=settled, unsure=unsure)
-    before = signal.units
-    mean = before.wander.mean(torch.clone, power=1.0)
-    explained = min(before.known_mean / mean, 1.0) if sizes.known and mean > 0 else 0.0
+    explained = _explained(signal, seen, rest) if sizes.known else 0.0
     return replace(units, groups=groups, explained=explained)
+
+
+def _explained(signal: Signal, around: Wander, rest: float) -> float:
+    """Return what the means of positions make of the mean of points times their lengths, squared.
+
+    These means follow from the weights' own, and are what is predicted.
+    """
+    middle = float(signal.mean.mean())
+    if not middle:
+        return 0.0
+    off = around.same.mean(0).sqrt() * (signal.mean / middle - 1)
+    return signal.units.known_mean * float(off.mean()) ** 2 / rest
 
 
 def _by_buffers(layer: Any, signal: Signal) -> tuple[Signal, Backward]:

@@ -25,15 +25,15 @@ class Told:
         mean: of the mean likeness, which the mean of z makes.
         settled: relative variance that a norm over the batch has taken from the mean square.
         size_left: what a norm over units has left of the square of that variance.
-        explained: of what all points have in common where sizes are settled, what share the
-            weights' own mean tells.
+        explained: where sizes are settled, the square of what the weights' own mean tells of
+            the mean of all points times their lengths.
     """
 
     square: float
     mean: float
     settled: float = 0.0
     size_left: float = 1.0
-    explained: float = 1.0
+    explained: float = 0.0
 
 
 def left_open(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float:
@@ -61,7 +61,7 @@ def left_open(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float
         even = max(even - taken * _of_size(seen, shaping), _UNKNOWN_AT_LEAST * even)
     odd = terms.odd
     if told.settled:
-        line = terms.line * (1 - told.explained * _straight(2 / told.settled))
+        line = terms.line - told.explained * shaping.tilt * _straight(2 / told.settled)
         odd += _of_skew(seen, shaping, told.settled)
         return max(max(line, 0.0) + odd, 0.0) / (1 + told.settled) ** 1.5 + max(square, 0.0) + even
     return max(line, 0.0) + max(square, 0.0) + odd + even

@@ -107,9 +107,7 @@ class Terms:
     skew: float
 
     @classmethod
-    def of(
-        cls, wander: Wander, shaping: Shaping, each: bool, centred: bool = False
-    ) -> "Terms":
+    def of(cls, wander: Wander, shaping: Shaping, each: bool, centred: bool = False) -> "Terms":
         """Average over the pairs that are followed, and over each point with itself.
 
         Args:

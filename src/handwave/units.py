@@ -35,8 +35,8 @@ class Units:
         flatter: of the mean square of likeness, what is left of it since all units have one size.
         of_inputs: relative variance of an input's mean square over its units, which a norm has
             taken away likewise.
-        explained: of what all points around their mean have in common, what share the weights'
-            own mean tells, where a norm over the batch has settled sizes.
+        explained: where a norm over the batch has settled sizes, the square of what the weights'
+            own mean tells of the mean of all points times their lengths.
         together: of how many units a norm has settled that of an input.
         products: that one of them sums, with one set of weights.
         covariance: of what one of them sees, over the points, up to a factor; known of the
@@ -54,7 +54,7 @@ class Units:
     unsure: float = 0.0
     flatter: float = 1.0
     of_inputs: float = 0.0
-    explained: float = 1.0
+    explained: float = 0.0
     together: float = math.inf
     products: float = math.inf
     covariance: Tensor | None = field(default=None, repr=False)
