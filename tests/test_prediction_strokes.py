@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import relu, tanh, unfold
 
+import handwave as hw
 from draws import draw, redraw
 from handwave.centring import Centre
 from handwave.lengths import Terms, lengths
@@ -49,13 +50,28 @@ def test_a_stack_of_convolutions_holds_on_strokes(activation, shift):
     check(found, [0, 1, 2, 3, 6, 7], widest=1.6)
 
 
+def anew(model, generator):
+    """Draw Gaussian weights whose mean is free: it tells what bright points have in common."""
+    for weight in (p for p in model.parameters() if p.dim() > 1):
+        nn.init.normal_(weight, 0.0, hw.fans(weight).fan_in ** -0.5, generator=generator)
+
+
 def test_channels_of_one_size_hold_on_strokes():
     model = lecun(
         conv(1, 16, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
         conv(16, 32, padding=1, stride=2), nn.BatchNorm2d(32), nn.ReLU(),
     )  # fmt: skip
-    found = draw(model, X, DRAWS, again=redraw)
+    found = draw(model, X, DRAWS, again=anew)
     check(found, [2, 5], widest=1.6)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
+def test_bright_images_hold_behind_a_norm(activation):
+    # At the edges, zeros among what is bright: these points are long, and all on one side.
+    noise = torch.rand(8, 3, 14, 14, generator=torch.Generator().manual_seed(9))
+    bright = nn.functional.avg_pool2d(noise, 5, 1) * 2
+    model = lecun(conv(3, 16, padding=1), nn.BatchNorm2d(16), activation())
+    check(draw(model, bright, DRAWS, again=redraw), [2])
 
 
 @pytest.mark.parametrize("shift", [0.0, -0.4])
