@@ -87,6 +87,8 @@ def skew_kept(seen: Wander) -> float:
 def _of_skew(seen: Wander, shaping: Shaping, settled: float) -> float:
     """Return what the third powers of likeness and of lengths add where numbers are skewed.
 
+    Likeness by chance is meant, which the noise tells: pairs have all other in them.
+
     E[(mean z³)²] = 6·mean(ρ³) + 9·mean(ρ·l_a·l_b), l the points' square lengths. Of points of
     n independent skewed numbers, whose likeness has variance v = 1/n, these are 6·skew·v² and
     9·skew·v². A direction in n dimensions has less of both, as its cubes vary less than those

@@ -84,7 +84,7 @@ class Terms:
         line: the first term.
         square: the second.
         beyond: all others.
-        odd: of these, the odd ones.
+        odd: of these, the odd ones; 0 where lengths are followed and the mean is not 0.
         by_mean: of the line, what the mean of all z explains.
         by_size: of the square, what the mean square of all z explains.
         second: E[f²].
@@ -132,7 +132,8 @@ class Terms:
             steep = steep - float((steep * long.sqrt()).mean()) * long.sqrt()
         line, by_mean = pairs.terms(1, steep, long.sqrt())
         square, by_size = pairs.terms(2, math.sqrt(2) * bent, math.sqrt(2) * long)
-        beyond, odd = (pairs.beyond(part) / second**2 for part in (shaping, shaping.odd))
+        beyond = pairs.beyond(shaping) / second**2
+        odd = pairs.beyond(shaping.odd) / second**2 if centred else 0.0
         same, spread = of_point[0] / second, line + square + beyond
         slope = slope / second
         return cls(line, square, beyond, odd, by_mean, by_size, second, slope, same, spread, skew)
