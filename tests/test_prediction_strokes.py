@@ -53,7 +53,7 @@ def test_a_stack_of_convolutions_holds_on_strokes(activation, shift):
 def anew(model, generator):
     """Draw Gaussian weights whose mean is free: it tells what bright points have in common."""
     for weight in (p for p in model.parameters() if p.dim() > 1):
-        nn.init.normal_(weight, 0.0, hw.fans(weight).fan_in ** -0.5, generator=generator)
+        hw.variance_scaling_(weight, generator=generator)
 
 
 def test_channels_of_one_size_hold_on_strokes():

@@ -55,7 +55,6 @@ def left_open(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float
     share = shaping.mean_share
     mean = seen.mean(torch.clone, power=1.0) - share
     known_mean = max(told.mean - share, 0.0)
-    line = terms.line - terms.by_mean * (min(known_mean / mean, 1.0) if mean > 0 else 1.0)
     whole = seen.mean(torch.square) + seen.noise - share * share - 2 * share * mean
     known = max(told.square / 2 - share * share - 2 * share * known_mean, 0.0)
     square = terms.square - terms.by_size * (min(known / whole, 1.0) if whole > 0 else 1.0)
@@ -63,11 +62,19 @@ def left_open(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float
     taken = 1.0 if told.settled else 1 - told.size_left
     if taken:
         even = max(even - taken * _of_size(seen, shaping), _UNKNOWN_AT_LEAST * even)
-    if not told.settled:
-        return max(line, 0.0) + max(square, 0.0) + terms.odd + even
+    if told.settled:
+        odd = _odd_of_settled(seen, shaping, terms, told)
+    else:
+        line = terms.line - terms.by_mean * (min(known_mean / mean, 1.0) if mean > 0 else 1.0)
+        odd = max(line, 0.0) + terms.odd
+    return odd + max(square, 0.0) + even
+
+
+def _odd_of_settled(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float:
+    """Return what is not known of the odd terms, the line among them, where sizes are settled."""
     line = terms.line - told.explained * shaping.tilt * _straight(2 / told.settled)
     odd = max(max(line, 0.0) + terms.odd, 0.0) / (1 + told.settled) ** _LESS_ODD
-    return odd + _of_skew(seen, shaping, told.settled) + max(square, 0.0) + even
+    return odd + _of_skew(seen, shaping, told.settled)
 
 
 def _straight(n: float) -> float:

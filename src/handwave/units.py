@@ -82,7 +82,7 @@ class Units:
         """
         if not shaping.second:
             return self.wander
-        # Where line and square cancel, a sample of pairs says too little of lengths.
+        # Behind a norm over units line and square cancel: a sample of pairs tells no lengths.
         each = shaping.at is not None and not self.of_inputs
         before, terms = self.wander, Terms.of(self.wander, shaping, each, self.settled > 0)
         spread = terms.spread
