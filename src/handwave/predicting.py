@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from handwave.additions import added
 from handwave.followings import kept
 from handwave.laws import apply_law
 from handwave.moments import Moments
@@ -26,7 +27,6 @@ from handwave.signals import (
     Feedback,
     NoTheoryError,
     Signal,
-    added,
     number,
     of_input,
     of_moments,
