@@ -69,6 +69,7 @@ def _of_one_gaussian(total: Signal, one: Signal, other: Signal) -> Signal:
     inverse = _Inverse(series)
     second = total.second / law.second_moment
     wander = _below(total.wander, inverse)
+    wander = replace(wander, **_before_draw(one, other, law.second_moment, wander, inverse))
     alike = wander.mean(torch.square) + wander.noise
     open_ = sum(
         _unknown_mean(part) * part.moments.second_moment / law.second_moment for part in (one, other)
@@ -76,13 +77,32 @@ def _of_one_gaussian(total: Signal, one: Signal, other: Signal) -> Signal:
     mean = total.wander.mean(torch.clone, power=1.0) - law.mean**2 / law.second_moment
     mean_z = wander.mean(torch.clone, power=1.0)
     known_mean = mean_z * max(1 - open_ / mean, 0.0) if mean > 0 else mean_z
-    units = Units(wander, other.units.count, 2 * alike, known_mean)
+    settled = sum(
+        (part.moments.var / law.var) ** 2 * (part.base or part).units.settled for part in (one, other)
+    )
+    units = Units(wander, other.units.count, 2 * alike, known_mean, settled=settled)
+    print('settled', settled, 'unlike', wander.unlike, [(part.base or part).units.settled for part in (one,other)], [(part.base or part).units.wander.unlike for part in (one,other)],'open',open_,mean,mean_z,known_mean)
     common = float(inverse(torch.tensor(total.common / law.second_moment)))
     base = replace(
         total, mean=torch.zeros_like(second), second=second, common=common, wander=wander,
         units=units, function=same,
     )
     return replace(total, units=units, function=function, base=base)
+
+
+def _before_draw(one, other, second, wander, inverse):
+    noise = own = lengths = 0.0
+    for part in (one, other):
+        base = part.base or part
+        seen, series = base.units.wander, shaping(part.function, base)
+        steep = seen.mean(lambda likeness: series.steepness(likeness).square())
+        share = (part.moments.second_moment / second) ** 2
+        noise += share * steep * seen.noise
+        own += share * steep * seen.own_noise
+        lengths += share * series.slope**2 * seen.lengths
+    steep = wander.mean(lambda likeness: inverse.series.steepness(likeness).square())
+    print('noise', wander.noise, noise/steep, 'own', wander.own_noise, own/steep, 'lengths', wander.lengths, lengths)
+    return {'noise': noise / steep, 'own_noise': own / steep, 'lengths': lengths}
 
 
 def _moved(function: Elementwise, by: float, spread: float, z: Tensor) -> Tensor:
@@ -184,7 +204,7 @@ def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> Wander:
     if any(getattr(old, name).shape != getattr(new, name).shape for name in CLASSES):
         old = old.mapped(lambda likeness: likeness.mean().reshape(1))  # of other pairs
     parts = {name: mine * getattr(old, name) + theirs * getattr(new, name) for name in CLASSES}
-    cross = 4 * mine * theirs * old.mean(torch.square) ** 0.5 * new.mean(torch.square) ** 0.5
+    cross = 4 * mine * theirs * _together(old, new)
     # Products of one part with the other are drawn as well: two for each pair of points.
     products = 2 * mine * theirs / other.units.count
     noise, own = (
@@ -202,3 +222,14 @@ def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> Wander:
         .scaled(kept)
         .plus(fresh * theirs**2 + cross / other.units.count)
     )
+
+
+def _together(one: Wander, other: Wander) -> float:
+    """Average the product of both likenesses over all pairs of points."""
+    product = {name: getattr(one, name) * getattr(other, name) for name in PAIRS}
+    # Points with themselves
+    longer = float((one.same.clamp_min(0) * other.same.clamp_min(0)).mean())
+    within = one.inputs - one.share
+    beside = within * float(product["within"].mean()) if within > 0 else 0.0
+    whole = one.share * longer + beside + (1 - one.inputs) * float(product["far"].mean())
+    return max(whole, 0.0)
