@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from numpy.polynomial import Chebyshev
 from torch import Tensor
 
+from handwave.crossings import Crossed
 from handwave.lengths import lengths
 from handwave.quadrature import Elementwise
 from handwave.shaping import Shaping
@@ -19,6 +21,7 @@ from handwave.wandering import CLASSES, PAIRS, Wander
 # Out to so many deviations a sum is put down as a function of one Gaussian, by a polynomial of so
 # many terms, which may be off by so much of its own deviation; beyond, the function is a line.
 _REACH, _TERMS, _ROUGH = 8.0, 48, 1e-3
+_CROSS, _ORDERS = 401, 7
 _NODES, _HALVINGS = 2001, 50  # of the part that is not Gaussian; of a quantile
 
 
@@ -30,7 +33,8 @@ def added(one: Signal, other: Signal) -> Signal:
     mean, second = one.mean + other.mean, one.second + other.second + 2 * one.mean * other.mean
     common = one.common + other.common + 2 * one.moments.mean * other.moments.mean
     before = one.summed_along(-other.wander.far.dim())
-    wander = _mixed(before, one, other, float(second.mean()))
+    mixed, cross = _mixed(before, one, other, float(second.mean()))
+    wander = mixed.plus(cross)
     alike = wander.mean(torch.square) + wander.noise
     plain = one.function is same and other.function is same
     total = replace(
@@ -46,10 +50,10 @@ def added(one: Signal, other: Signal) -> Signal:
         sample=None,
         largest=None,
     )
-    return total if plain else _of_one_gaussian(total, one, other)
+    return total if plain else _of_one_gaussian(total, one, other, mixed.cumulants, cross)
 
 
-def _of_one_gaussian(total: Signal, one: Signal, other: Signal) -> Signal:
+def _of_one_gaussian(total: Signal, one: Signal, other: Signal, cumulants, cross) -> Signal:
     """Put a sum of a Gaussian part and another down as a function of one Gaussian.
 
     Its law is exact. Two points have in common what they have; that their two Gaussians are
@@ -69,7 +73,7 @@ def _of_one_gaussian(total: Signal, one: Signal, other: Signal) -> Signal:
     inverse = _Inverse(series)
     second = total.second / law.second_moment
     wander = _below(total.wander, inverse)
-    wander = replace(wander, **_before_draw(one, other, law.second_moment, wander, inverse))
+    wander = replace(wander, cumulants=cumulants, **_before_draw(one, other, law.second_moment, wander, inverse))
     alike = wander.mean(torch.square) + wander.noise
     open_ = sum(
         _unknown_mean(part) * part.moments.second_moment / law.second_moment for part in (one, other)
@@ -80,14 +84,16 @@ def _of_one_gaussian(total: Signal, one: Signal, other: Signal) -> Signal:
     settled = sum(
         (part.moments.var / law.var) ** 2 * (part.base or part).units.settled for part in (one, other)
     )
-    units = Units(wander, other.units.count, 2 * alike, known_mean, settled=settled)
+    known = max(2 * alike - cross * other.units.count / series.slope**2, 0.0)
+    units = Units(wander, other.units.count, known, known_mean, settled=settled)
     print('settled', settled, 'unlike', wander.unlike, [(part.base or part).units.settled for part in (one,other)], [(part.base or part).units.wander.unlike for part in (one,other)],'open',open_,mean,mean_z,known_mean)
     common = float(inverse(torch.tensor(total.common / law.second_moment)))
     base = replace(
         total, mean=torch.zeros_like(second), second=second, common=common, wander=wander,
         units=units, function=same,
     )
-    return replace(total, units=units, function=function, base=base)
+    base = replace(base, units=replace(units, crossed=_crossed(one, other, function)))
+    return replace(total, units=base.units, function=function, base=base)
 
 
 def _before_draw(one, other, second, wander, inverse):
@@ -197,14 +203,14 @@ def _below(wander: Wander, inverse: _Inverse) -> Wander:
     steep = made.mean(lambda likeness: inverse.series.steepness(likeness).square())
     noise, own = (min(part / max(steep, 1e-3), 1.0) for part in (wander.noise, wander.own_noise))
     return replace(made, noise=noise, own_noise=own)
-def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> Wander:
+def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> tuple[Wander, float]:
     """Mix the likeness of two independent parts, and add up how far they stand off."""
     mine, theirs = (part.moments.second_moment / (total or 1.0) for part in (one, other))
     old, new = before, other.wander
     if any(getattr(old, name).shape != getattr(new, name).shape for name in CLASSES):
         old = old.mapped(lambda likeness: likeness.mean().reshape(1))  # of other pairs
     parts = {name: mine * getattr(old, name) + theirs * getattr(new, name) for name in CLASSES}
-    cross = 4 * mine * theirs * _together(old, new)
+    cross = 4 * mine * theirs * max(_over_pairs(old, new, torch.mul), 0.0)
     # Products of one part with the other are drawn as well: two for each pair of points.
     products = 2 * mine * theirs / other.units.count
     noise, own = (
@@ -217,19 +223,46 @@ def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> Wander:
     # Without a normalization in it, a branch stands off as far as what entered it, and further.
     kept = 1.0 if inherited else mine
     fresh = new.cumulants[1] - old.cumulants[1] if inherited else new.cumulants[1]
-    return (
-        replace(mixed, cumulants=old.cumulants)
-        .scaled(kept)
-        .plus(fresh * theirs**2 + cross / other.units.count)
+    made = replace(mixed, cumulants=old.cumulants).scaled(kept).plus(fresh * theirs**2)
+    return made, cross / other.units.count
+
+
+def _over_pairs(one: Wander, other: Wander, fn: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """Average a function of both likenesses over all pairs of points."""
+    within = max(one.inputs - one.share, 0.0)
+    shares = {"same": one.share, "within": within, "far": 1 - one.inputs}
+    return sum(
+        share * float(fn(getattr(one, name), getattr(other, name)).mean())
+        for name, share in shares.items()
+        if share
     )
 
 
-def _together(one: Wander, other: Wander) -> float:
-    """Average the product of both likenesses over all pairs of points."""
-    product = {name: getattr(one, name) * getattr(other, name) for name in PAIRS}
-    # Points with themselves
-    longer = float((one.same.clamp_min(0) * other.same.clamp_min(0)).mean())
-    within = one.inputs - one.share
-    beside = within * float(product["within"].mean()) if within > 0 else 0.0
-    whole = one.share * longer + beside + (1 - one.inputs) * float(product["far"].mean())
-    return max(whole, 0.0)
+def _crossed(one: Signal, other: Signal, function: Elementwise) -> Crossed:
+    """Follow both parts' Gaussians."""
+    nodes = torch.linspace(-_REACH, _REACH, _CROSS, dtype=torch.float64)
+    values, rho = [], []
+    for part in (one, other):
+        base = part.base or part
+        series = shaping(part.function, base)
+        values.append(part.function(base.moments.mean + base.moments.std * nodes))
+        rho.append(base.units.wander.mapped(series.correlation))
+    first, second = _of_same_pairs(*rho)
+    alike = torch.tensor([
+        [max(_over_pairs(first, second, lambda a, b: a**j * b**k), 0.0) for k in range(_ORDERS)]
+        for j in range(_ORDERS)
+    ])
+    z = torch.linspace(-_REACH, _REACH, 4 * _CROSS, dtype=torch.float64)
+    total = values[0][:, None] + values[1]
+    below = np.interp(total.numpy(), function(z).numpy(), z.numpy())
+    return Crossed(torch.from_numpy(below), alike)
+
+
+def _of_same_pairs(one: Wander, other: Wander) -> tuple[Wander, Wander]:
+    """Let both know the same pairs: one average of all, where they do not."""
+    if all(getattr(one, name).shape == getattr(other, name).shape for name in CLASSES):
+        return one, other
+    one, other = (
+        each.mapped(lambda likeness: likeness.mean().reshape(1)) for each in (one, other)
+    )
+    return one, other

@@ -39,6 +39,7 @@ class Shaping:
     mean: float = 0.0
     third: float = 0.0
     at: "Callable[[float], Shaping] | None" = field(default=None, repr=False)
+    crossed: float | None = None
 
     @classmethod
     def of(cls, fn: Elementwise, mean: float, std: float) -> "Shaping":

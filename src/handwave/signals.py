@@ -171,4 +171,8 @@ def of_input(x: Tensor) -> Signal:
 
 def shaping(function: Elementwise, base: Signal) -> Shaping:
     """Expand a function of Gaussian units at the average of their positions."""
-    return Shaping.of(function, base.moments.mean, base.moments.std)
+    law, crossed = base.moments, base.units.crossed
+    made = Shaping.of(function, law.mean, law.std)
+    if crossed is None:
+        return made
+    return replace(made, crossed=crossed.beyond(function, law.mean, law.std))

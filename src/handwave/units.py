@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from handwave.chances import Told, left_open, skew_kept
+from handwave.crossings import Crossed
 from handwave.lengths import Terms
 from handwave.shaping import Shaping
 from handwave.wandering import ITSELF, Wander
@@ -59,6 +60,7 @@ class Units:
     products: float = math.inf
     covariance: Tensor | None = field(default=None, repr=False)
     groups: float = 1.0
+    crossed: Crossed | None = field(default=None, repr=False)
 
     def of_groups(self, groups: float) -> "Units":
         """Let each unit see one group of channels: likeness over fewer numbers is noisier."""
