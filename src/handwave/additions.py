@@ -210,14 +210,15 @@ def _mixed(before: Wander, one: Signal, other: Signal, total: float) -> tuple[Wa
     if any(getattr(old, name).shape != getattr(new, name).shape for name in CLASSES):
         old = old.mapped(lambda likeness: likeness.mean().reshape(1))  # of other pairs
     parts = {name: mine * getattr(old, name) + theirs * getattr(new, name) for name in CLASSES}
-    cross = 4 * mine * theirs * max(_over_pairs(old, new, torch.mul), 0.0)
+    cross = 4 * mine * theirs * max(_over_pairs(old, new, torch.mul) + new.echo*new.echoed, 0.0)
+    print('cross', _over_pairs(old, new, torch.mul), 'echo', new.echo*new.echoed)
     # Products of one part with the other are drawn as well: two for each pair of points.
     products = 2 * mine * theirs / other.units.count
     noise, own = (
         mine**2 * one + theirs**2 * other + products
         for one, other in ((old.noise, new.noise), (old.own_noise, new.own_noise))
     )
-    mixed = replace(new, **parts, noise=noise, own_noise=own)
+    mixed = replace(new, **parts, noise=noise, own_noise=own, echo=0.0, echoed=1.0)
     mixed = replace(mixed, known=old.known and new.known)
     inherited = new.cumulants[1] >= old.cumulants[1]
     # Without a normalization in it, a branch stands off as far as what entered it, and further.
@@ -252,6 +253,12 @@ def _crossed(one: Signal, other: Signal, function: Elementwise) -> Crossed:
         [max(_over_pairs(first, second, lambda a, b: a**j * b**k), 0.0) for k in range(_ORDERS)]
         for j in range(_ORDERS)
     ])
+    steep = math.prod(
+        rho[i].mean(torch.ones_like) and (part.base or part).units.wander.mean(shaping(part.function, part.base or part).steepness)
+        for i, part in enumerate((one, other))
+    )
+    alike[1, 1] += other.wander.echo * other.wander.echoed / steep
+    print('alike11', alike[1,1], 'of echo', other.wander.echo * other.wander.echoed / steep, steep)
     z = torch.linspace(-_REACH, _REACH, 4 * _CROSS, dtype=torch.float64)
     total = values[0][:, None] + values[1]
     below = np.interp(total.numpy(), function(z).numpy(), z.numpy())

@@ -81,6 +81,6 @@ def centred(wander: Wander) -> tuple[Wander, float]:
     same = left["same"].clamp_min(ROUNDING)
     left["same"] = same / float(same.mean())
     noise = min(wander.own_noise / rest**2, 1.0)
-    made = replace(wander, **left, noise=noise, own_noise=noise)
+    made = replace(wander, **left, noise=noise, own_noise=noise, echo=wander.echo / rest)
     # What the pairs, which are but some, have left of a mean.
     return made.moved(-made.mean(torch.clone, power=1.0)), rest

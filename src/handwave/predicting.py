@@ -156,7 +156,7 @@ class _Walker:
     def _residual(
         self, module: Residual, name: str, signal: Signal | None
     ) -> tuple[Signal | None, _Back]:
-        entering = signal and replace(signal, drawn=False, feedback=Feedback())
+        entering = signal and replace(signal, drawn=False, feedback=Feedback(), wander=replace(signal.wander, echo=signal.wander.own_noise, echoed=1.0))
         before = self.unknown
         branch, back = self.walk(module.branch, f"{name}.branch".lstrip("."), entering)
         self.behind_sum = False

@@ -128,7 +128,8 @@ class Units:
         noise = steep * before.noise + (1 + spread) * (1 - alike) / self.count
         left = max(1 - after.mean(torch.clone, power=1.0), 0.0)
         own = steep * before.own_noise + left * left / self.count
-        return {"noise": min(max(noise, 0.0), 1.0), "own_noise": min(own, 1.0)}
+        echo = before.mean(shaping.steepness) / self.groups * before.echo
+        return {"noise": min(max(noise, 0.0), 1.0), "own_noise": min(own, 1.0), "echo": echo}
 
     def _alone(self, shaping: Shaping, left: float, common: tuple[float, float]) -> float:
         """Return the relative variance of f(z)² in one point, less what all points have in common.

@@ -35,6 +35,9 @@ class Wander:
         share: of all pairs, those of a point with itself: 1/points.
         noise: variance of one likeness over draws of the weights so far.
         own_noise: of that, what is left when the mean over all points is taken out of each.
+        echo: covariance of that with the one of the signal that entered a residual branch,
+            as if no window had averaged it.
+        echoed: share of that which windows have left: as often as two steps lead back, others do.
         lengths: relative variance of a point's square length over draws, beyond `same`.
         cumulants: of the log of the pooled second moment over its expectation.
         skew: square of the skewness of the numbers whose products likeness adds up.
@@ -51,6 +54,8 @@ class Wander:
     share: float
     noise: float = 0.0
     own_noise: float = 0.0
+    echo: float = 0.0
+    echoed: float = 1.0
     lengths: float = 0.0
     cumulants: Cumulants = (0.0, 0.0, 0.0)
     skew: float = 0.0
@@ -154,7 +159,8 @@ class Wander:
     def with_noise(self, kept: float, lengths: float = 1.0) -> "Wander":
         """Keep so much of the noise, and of what lengths vary by."""
         noise, own = min(kept * self.noise, 1.0), min(kept * self.own_noise, 1.0)
-        return replace(self, noise=noise, own_noise=own, lengths=lengths * self.lengths)
+        made = replace(self, noise=noise, own_noise=own, lengths=lengths * self.lengths)
+        return replace(made, echoed=min(self.echoed, kept))
 
     def flat(self, positions: int) -> "Wander":
         """Turn positions into units: inputs are alike as their positions are, on average."""
