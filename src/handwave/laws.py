@@ -121,6 +121,8 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
 
     mean, second = _by_position(function, base)
     factor = _by_position(lambda z: slope(inner(z)), base)[1]
+    if base.units.crossed and signal.base is base:
+        signal.feedback.passed = base.units.crossed.passed(lambda z: slope(inner(z)))
     series = shaping(function, base)
     law = base.moments
     rho = (base.common - law.mean**2) / law.var if law.var else 0.0
@@ -139,7 +141,7 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
         function=function,
         base=base,
         taken=0.0,
-        feedback=(feedback := Feedback()),
+        feedback=(feedback := Feedback(slope=lambda z: slope(inner(z)))),
     )
     return after, lambda gradient: gradient * (factor * feedback.steeper * feedback.again)
 

@@ -24,7 +24,6 @@ from handwave.running import (
 from handwave.shapes import as_written, shape_behind
 from handwave.signals import (
     Backward,
-    Feedback,
     NoTheoryError,
     Signal,
     number,
@@ -156,7 +155,7 @@ class _Walker:
     def _residual(
         self, module: Residual, name: str, signal: Signal | None
     ) -> tuple[Signal | None, _Back]:
-        entering = signal and replace(signal, drawn=False, feedback=Feedback(), wander=replace(signal.wander, echo=signal.wander.own_noise, echoed=1.0))
+        entering = signal and signal.entering
         before = self.unknown
         branch, back = self.walk(module.branch, f"{name}.branch".lstrip("."), entering)
         self.behind_sum = False
@@ -176,8 +175,11 @@ class _Walker:
 
         def both(gradient: Tensor | None) -> Tensor | None:
             of_branch = back(gradient)
-            if total is None or gradient is None or of_branch is None:
+            if signal is None or total is None or gradient is None or of_branch is None:
                 return None
+            # What let the sum through let through what entered it, more often than not.
+            along = float(gradient.mean() / (gradient.mean() + of_branch.mean()))
+            signal.feedback.again *= 1 + along * (total.feedback.passed - 1)
             return gradient + of_branch
 
         return total, both

@@ -8,6 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from handwave.crossings import Together
+from handwave.hermite import hermite
 from handwave.quadrature import Elementwise
 
 _TERMS = 48
@@ -28,6 +30,7 @@ class Shaping:
         mean_share: of the second moment of z, what its mean contributes.
         mean, third: E[f] and E[f³].
         at: expands f anew for z of so many times the variance.
+        together: of z that stands for a sum of two parts, what f has of both.
     """
 
     values: Tensor
@@ -39,7 +42,7 @@ class Shaping:
     mean: float = 0.0
     third: float = 0.0
     at: "Callable[[float], Shaping] | None" = field(default=None, repr=False)
-    crossed: float | None = None
+    together: Together | None = None
 
     @classmethod
     def of(cls, fn: Elementwise, mean: float, std: float) -> "Shaping":
@@ -183,7 +186,4 @@ def _grid() -> tuple[Tensor, Tensor, Tensor]:
     edge, count = 10.0, 8001
     t = torch.linspace(-edge, edge, count, dtype=torch.float64)
     weights = torch.exp(-t * t / 2) * (2 * edge / (count - 1)) / math.sqrt(2 * math.pi)
-    rows = [torch.ones_like(t), t]
-    for k in range(1, _TERMS - 1):
-        rows.append((t * rows[-1] - math.sqrt(k) * rows[-2]) / math.sqrt(k + 1))
-    return t, weights, torch.stack(rows)
+    return t, weights, hermite(t, _TERMS)

@@ -34,12 +34,16 @@ class Feedback:
         slopes: E[f'²] where it goes, 1 without an activation.
         again: a factor, for what yet another function behind the pooling makes of it.
         expected: averages a function of z over where it goes.
+        slope: derivative of what was last put on the units, as a function of z.
+        passed: of a sum, E[f′²·g′²]/(E[f′²]·E[g′²]) of f behind it and g on what entered.
     """
 
     steeper: float = 1.0
     slopes: float = 1.0
     again: float = 1.0
     expected: Callable[[Elementwise], float] | None = None
+    slope: Elementwise | None = None
+    passed: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,12 @@ class Signal:
             function=self.function if kept else None,
             largest=None,
         )
+
+    @property
+    def entering(self) -> "Signal":
+        """Enter a residual branch, in which weights are to be drawn yet."""
+        wander = replace(self.wander, echo=self.wander.own_noise, echoed=1.0)
+        return replace(self, drawn=False, feedback=Feedback(), wander=wander)
 
     @property
     def unit_axis(self) -> int | None:
@@ -175,4 +185,4 @@ def shaping(function: Elementwise, base: Signal) -> Shaping:
     made = Shaping.of(function, law.mean, law.std)
     if crossed is None:
         return made
-    return replace(made, crossed=crossed.beyond(function, law.mean, law.std))
+    return replace(made, together=crossed.together(function))

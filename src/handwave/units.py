@@ -44,6 +44,7 @@ class Units:
             model's own input.
         groups: of channels, of which each unit sees one: of noise in likeness and in lengths,
             the units together have so much less.
+        crossed: of units that stand for a sum of two parts, both.
     """
 
     wander: Wander
@@ -92,7 +93,8 @@ class Units:
         fresh = left * left_open(before, shaping, terms, told)
         if self.settled or self.of_inputs:
             fresh = max(fresh, _LEFT_AT_LEAST * spread)
-        after = before.scaled(terms.slope).plus(fresh / self.count / self.phases)
+        slope = shaping.together.slope if shaping.together else terms.slope
+        after = before.scaled(slope).plus(fresh / self.count / self.phases)
         after = after.plus(self.unsure**2 * shaping.fourth)
         after = self.met(after, shaping.mean_share).mapped(shaping.likeness)
         alone = self._alone(shaping, left, (spread, fresh)) / self.count
