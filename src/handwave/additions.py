@@ -102,22 +102,18 @@ def _of_one_gaussian(total: Signal, parts: tuple[Signal, Signal], mixed: _Mixed)
         return total
     law, series = total.moments, Shaping.of(function, 0.0, 1.0)
     below, shares = Below(series), [part.moments.var / law.var for part in parts]
+    open_ = sum(map(_open_mean, parts)) / float(series.values[1])
     wander = replace(below.of_pairs(total.wander), cumulants=mixed.wander.cumulants)
     wander = replace(wander, **_before_drawn(parts, law.second_moment, wander, series))
-    crossed = _crossed(parts, function, mixed.inherited)
-    open_ = shares[0] * float(crossed.alike[1, 0]) + shares[1] * float(crossed.alike[0, 1])
-    # Of the size of z, all but what both parts make together is known.
-    size = wander.of_one_unit - mixed.cross * total.units.count / series.slope**2
     units = Units(
         wander,
         total.units.count,
-        max(size, 0.0),
+        wander.of_one_unit,
         known_mean=max(wander.mean(torch.clone, power=1.0) - open_, 0.0),
         settled=sum(
-            share**2 * _drawn(part).units.settled
-            for share, part in zip(shares, parts, strict=True)
+            share**2 * _drawn(part).units.settled for share, part in zip(shares, parts, strict=True)
         ),
-        crossed=crossed,
+        crossed=_crossed(parts, function, mixed),
     )
     second = total.second / law.second_moment
     common = float(below.of(torch.tensor(total.common / law.second_moment, dtype=torch.float64)))
@@ -173,9 +169,7 @@ def _before_drawn(
     return {"noise": noise / steep, "own_noise": own / steep, "lengths": lengths}
 
 
-def _crossed(
-    parts: tuple[Signal, Signal], function: Elementwise, inherited: bool
-) -> Crossed:
+def _crossed(parts: tuple[Signal, Signal], function: Elementwise, mixed: _Mixed) -> Crossed:
     """Follow both Gaussians that a sum is made of."""
     first, second = (_values(part, _NODES) for part in parts)
     z = nodes(_FINER * _NODES)
@@ -185,12 +179,12 @@ def _crossed(
         return torch.from_numpy(np.interp(values.numpy(), rising, z.numpy()))
 
     total, root = first[:, None] + second, math.sqrt(_MOVED)
-    moved = root * total if inherited else root * first[:, None] + second
+    moved = root * total if mixed.inherited else root * first[:, None] + second
     by = math.log(float(mean_of(moved.square()) / mean_of(total.square())))
     steep = parts[0].feedback.slope
     law = _drawn(parts[0]).moments
     slope = torch.ones_like(first) if steep is None else steep(law.mean + law.std * nodes(_NODES))
-    return Crossed(below(total), below(moved), by, _powers(parts), slope.square())
+    return Crossed(below(total), below(moved), by, _powers(parts), mixed.cross, slope.square())
 
 
 def _powers(parts: tuple[Signal, Signal]) -> Tensor:
@@ -222,6 +216,20 @@ def _open(part: Signal) -> float:
     mean = share.mean**2 / (share.second_moment or 1.0)
     open_ = units.wander.mean(torch.clone, power=1.0) - max(units.known_mean, mean)
     return max(open_, 0.0) / (1 - mean or 1.0)
+
+
+def _open_mean(part: Signal) -> float:
+    """Return what is not known of the mean of E[y_a·y_b] over all pairs of points."""
+    base = _drawn(part)
+    units, seen = base.units, base.units.wander
+    series = shaping(part.function or same, base)
+    if part.function is same:
+        return _open(part) * part.moments.var
+    if units.crossed:
+        return units.crossed.open_mean(part.function or same)
+    if not units.settled:
+        return float(series.values[1]) * _open(replace(base, function=same))
+    return max(seen.mean(series.bent, power=1.0), 0.0)
 
 
 def _alike(one: Wander, other: Wander) -> bool:

@@ -36,6 +36,7 @@ class Crossed:
         by: log of that second moment, over what it was.
         alike: averages over all pairs of points of ρ₁ʲ·ρ₂ᵏ, of both correlations; of either
             alone, what is not known of it (orders, orders).
+        cross: relative variance of the sum's second moment that products of both parts make.
         steep: square of the slope of what was last put on the first part, at its nodes (nodes,).
     """
 
@@ -43,19 +44,30 @@ class Crossed:
     moved: Tensor
     by: float
     alike: Tensor
+    cross: float
     steep: Tensor
 
     def together(self, function: Elementwise) -> Together:
         """Follow a function of the one Gaussian."""
-        polynomials, weights = hermite(nodes(len(self.z)), len(self.alike)), normal(len(self.z))
-        table = polynomials * weights
-        found = table @ function(self.z).square() @ table.T
+        found = self._coefficients(function(self.z).square())
         second, moved = float(found[0, 0]), float(mean_of(function(self.moved).square()))
         if not second > 0:
             return Together(0.0, 0.0)
-        terms = (found / second).square() * self.alike
+        return Together(self._open(found / second), math.log(moved / second) / self.by)
+
+    def open_mean(self, function: Elementwise) -> float:
+        """Return what is not known of the mean of E[f_a·f_b] over all pairs of points."""
+        return self._open(self._coefficients(function(self.z)))
+
+    def _coefficients(self, values: Tensor) -> Tensor:
+        """Expand in Hermite polynomials of both Gaussians: (nodes, nodes) to (orders, orders)."""
+        table = hermite(nodes(len(self.z)), len(self.alike)) * normal(len(self.z))
+        return table @ values @ table.T
+
+    def _open(self, coefficients: Tensor) -> float:
+        terms = coefficients.square() * self.alike
         terms[0, 0] = terms[0, 2] = terms[2, 0] = 0.0
-        return Together(float(terms.sum()), math.log(moved / second) / self.by)
+        return float(terms.sum())
 
     def passed(self, slope: Elementwise) -> float:
         """Return E[f′²·g′²]/(E[f′²]·E[g′²]), of f on the sum and g on its first part.

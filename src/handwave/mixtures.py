@@ -1,7 +1,5 @@
 """A Gaussian part and one that is not, added up: the sum as a function of one Gaussian."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,5 +90,6 @@ class Below:
         parts = {name: getattr(wander, name) for name in PAIRS}
         whole = {name: long.get(name, torch.ones_like(part)) for name, part in parts.items()}
         return replace(
-            wander, **{name: whole[name] * self.of(part / whole[name]) for name, part in parts.items()}
+            wander,
+            **{name: whole[name] * self.of(part / whole[name]) for name, part in parts.items()},
         )

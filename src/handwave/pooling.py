@@ -51,6 +51,7 @@ def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         return nothing, lambda gradient: None
     if signal.function is None:
         raise NoTheoryError("no theory: what enters is not Gaussian")
+    signal = signal.as_one
     alike = Windowed(windows, signal.wander)
     if (loose := alike.loose) > _LOOSE:
         raise NoTheoryError("no theory of how alike neighbours are behind other pooling")

@@ -12,7 +12,7 @@ from handwave.pairs import of_tensor
 from handwave.quadrature import Elementwise
 from handwave.shaping import IDENTITY, Shaping
 from handwave.units import Units
-from handwave.wandering import CLASSES, PAIRS, Wander, one_input
+from handwave.wandering import PAIRS, Wander, one_input
 
 _ROUNDING = 3e-7  # relative, of what float32 makes of a mean of squares
 
@@ -109,6 +109,12 @@ class Signal:
             function=self.function if kept else None,
             largest=None,
         )
+
+    @property
+    def as_one(self) -> "Signal":
+        """Forget the parts of a sum, whichever function was put on it."""
+        base = self.base and replace(self.base, units=self.base.units.as_one)
+        return replace(self, units=self.units.as_one, base=base)
 
     @property
     def entering(self) -> "Signal":

@@ -68,6 +68,15 @@ class Units:
         return replace(self, wander=self.wander.with_noise(groups, groups), groups=groups)
 
     @property
+    def as_one(self) -> "Units":
+        """Forget the parts of a sum; how far it stands off is known altogether."""
+        if self.crossed is None:
+            return self
+        wander = self.wander.plus(self.crossed.cross)
+        known = self.wander.of_one_unit
+        return replace(self, wander=wander, known=known, settled=0.0, crossed=None)
+
+    @property
     def unlike(self) -> float:
         """Return by how much E[z⁴] of a unit differs from a Gaussian's, relative; above −1.
 
