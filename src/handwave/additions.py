@@ -1,7 +1,6 @@
 """A branch that is added to what entered it: a sum of two independent parts."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,12 +8,13 @@ import torch
 from torch import Tensor
 
 from handwave.crossings import Crossed, mean_of, nodes, normal
+from handwave.lengths import lengths
 from handwave.mixtures import Below, of_sum
 from handwave.quadrature import Elementwise
 from handwave.shaping import Shaping
 from handwave.signals import Feedback, Signal, same, shaping
 from handwave.units import Units
-from handwave.wandering import CLASSES, Wander
+from handwave.wandering import CLASSES, Wander, over_pairs
 
 _NODES, _FINER = 401, 4  # of either Gaussian; of the one that stands for both, so many times
 _ORDERS = 7  # of what both make together
@@ -157,16 +157,16 @@ def _before_drawn(
     parts: tuple[Signal, Signal], second: float, wander: Wander, series: Shaping
 ) -> dict[str, float]:
     """Return how far likeness and lengths stood off before the units were drawn."""
-    noise = own = lengths = 0.0
+    noise = own = long = 0.0
     for part in parts:
         base = _drawn(part)
-        made, seen = shaping(part.function or same, base), base.units.wander
+        made, seen = _series(part), base.units.wander
         share = (part.moments.second_moment / second) ** 2
         steep = share * seen.mean(lambda likeness, made=made: made.steepness(likeness).square())
         noise, own = noise + steep * seen.noise, own + steep * seen.own_noise
-        lengths += share * made.slope**2 * seen.lengths
+        long += share * made.slope**2 * seen.lengths
     steep = max(wander.mean(lambda likeness: series.steepness(likeness).square()), 1e-9)
-    return {"noise": noise / steep, "own_noise": own / steep, "lengths": lengths}
+    return {"noise": noise / steep, "own_noise": own / steep, "lengths": long}
 
 
 def _crossed(parts: tuple[Signal, Signal], function: Elementwise, mixed: _Mixed) -> Crossed:
@@ -184,25 +184,44 @@ def _crossed(parts: tuple[Signal, Signal], function: Elementwise, mixed: _Mixed)
     steep = parts[0].feedback.slope
     law = _drawn(parts[0]).moments
     slope = torch.ones_like(first) if steep is None else steep(law.mean + law.std * nodes(_NODES))
-    return Crossed(below(total), below(moved), by, _powers(parts), mixed.cross, slope.square())
+    pairs = _correlations(parts)
+    alike = _powers(parts, pairs)
+    return Crossed(below(total), *pairs, below(moved), by, alike, mixed.cross, slope.square())
 
 
-def _powers(parts: tuple[Signal, Signal]) -> Tensor:
+def _correlations(parts: tuple[Signal, Signal]) -> tuple[Wander, Wander]:
+    """Return how both Gaussians of two points are correlated, for the same pairs."""
+    one, other = (_correlated(part) for part in parts)
+    return (one, other) if _alike(one, other) else (_averaged(one), _averaged(other))
+
+
+def _correlated(part: Signal) -> Wander:
+    """Take the mean and the lengths of points out of how alike the Gaussians of a part are."""
+    series, seen = _series(part), _drawn(part).units.wander
+    long = lengths(seen)
+    made = {
+        name: (series.unbounded(getattr(seen, name)) / long.get(name, 1.0)).clamp(-1, 1)
+        for name in CLASSES
+    }
+    return replace(seen, **made)
+
+
+def _powers(parts: tuple[Signal, Signal], pairs: tuple[Wander, Wander]) -> Tensor:
     """Average ρ₁ʲ·ρ₂ᵏ over all pairs of points; of ρ₁ and ρ₂ alone, what is not known of them."""
-    series = [shaping(part.function or same, _drawn(part)) for part in parts]
-    seen = [_drawn(part).units.wander for part in parts]
-    one, other = (each.mapped(made.correlation) for each, made in zip(seen, series, strict=True))
-    if not _alike(one, other):
-        one, other = _averaged(one), _averaged(other)
     made = [
-        [over_pairs(one, other, lambda a, b, j=j, k=k: a**j * b**k) for k in range(_ORDERS)]
+        [over_pairs(*pairs, lambda a, b, j=j, k=k: a**j * b**k) for k in range(_ORDERS)]
         for j in range(_ORDERS)
     ]
     table = torch.tensor(made, dtype=torch.float64).clamp_min(0)
-    steep = math.prod(each.mean(of.steepness) for each, of in zip(seen, series, strict=True))
+    steep = math.prod(_drawn(part).units.wander.mean(_series(part).steepness) for part in parts)
     table[1, 1] += parts[1].wander.echo * parts[1].wander.echoed / steep
     table[1, 0], table[0, 1] = (_open(part) for part in parts)
     return table
+
+
+def _series(part: Signal) -> Shaping:
+    """Expand a part in its Gaussian."""
+    return shaping(part.function or same, _drawn(part))
 
 
 def _open(part: Signal) -> float:
@@ -221,15 +240,14 @@ def _open(part: Signal) -> float:
 def _open_mean(part: Signal) -> float:
     """Return what is not known of the mean of E[y_a·y_b] over all pairs of points."""
     base = _drawn(part)
-    units, seen = base.units, base.units.wander
-    series = shaping(part.function or same, base)
+    units, series = base.units, _series(part)
     if part.function is same:
         return _open(part) * part.moments.var
     if units.crossed:
         return units.crossed.open_mean(part.function or same)
     if not units.settled:
         return float(series.values[1]) * _open(replace(base, function=same))
-    return max(seen.mean(series.bent, power=1.0), 0.0)
+    return max(units.wander.mean(series.bent, power=1.0), 0.0)
 
 
 def _alike(one: Wander, other: Wander) -> bool:
@@ -240,14 +258,3 @@ def _alike(one: Wander, other: Wander) -> bool:
 def _averaged(wander: Wander) -> Wander:
     """Forget the pairs, and keep their average."""
     return wander.mapped(lambda likeness: likeness.mean().reshape(1))
-
-
-def over_pairs(one: Wander, other: Wander, fn: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """Average a function of two likenesses over all pairs of points."""
-    within = max(one.inputs - one.share, 0.0)
-    shares = {"same": one.share, "within": within, "far": 1 - one.inputs}
-    return sum(
-        share * float(fn(getattr(one, name), getattr(other, name)).mean())
-        for name, share in shares.items()
-        if share
-    )

@@ -7,23 +7,13 @@ import torch
 from torch import Tensor
 
 from handwave.hermite import hermite
+from handwave.lengths import lengths
 from handwave.quadrature import Elementwise
+from handwave.shaping import Together, series
+from handwave.wandering import PAIRS, Wander
 
 _REACH = 8.0  # of the nodes, in standard deviations
-
-
-@dataclass(frozen=True)
-class Together:
-    """Hold what a function f of a sum has of both of its parts.
-
-    Args:
-        beyond: Cov(f_a², f_b²)/E[f²]² over all pairs of points, but for squares of either
-            Gaussian alone.
-        slope: d log E[f²] / d log of the sum's second moment, as that wanders.
-    """
-
-    beyond: float
-    slope: float
+_TERMS = 20  # of likeness, in either Gaussian
 
 
 @dataclass(frozen=True)
@@ -32,6 +22,7 @@ class Crossed:
 
     Args:
         z: that, at the nodes of both Gaussians (nodes, nodes).
+        first, second: correlations of both, of the same pairs.
         moved: z where the second moment of the sum has wandered.
         by: log of that second moment, over what it was.
         alike: averages over all pairs of points of ρ₁ʲ·ρ₂ᵏ, of both correlations; of either
@@ -41,6 +32,8 @@ class Crossed:
     """
 
     z: Tensor
+    first: Wander
+    second: Wander
     moved: Tensor
     by: float
     alike: Tensor
@@ -49,7 +42,7 @@ class Crossed:
 
     def together(self, function: Elementwise) -> Together:
         """Follow a function of the one Gaussian."""
-        found = self._coefficients(function(self.z).square())
+        found = self._coefficients(function(self.z).square(), len(self.alike))
         second, moved = float(found[0, 0]), float(mean_of(function(self.moved).square()))
         if not second > 0:
             return Together(0.0, 0.0)
@@ -57,11 +50,33 @@ class Crossed:
 
     def open_mean(self, function: Elementwise) -> float:
         """Return what is not known of the mean of E[f_a·f_b] over all pairs of points."""
-        return self._open(self._coefficients(function(self.z)))
+        return self._open(self._coefficients(function(self.z), len(self.alike)))
 
-    def _coefficients(self, values: Tensor) -> Tensor:
+    def likeness(self, function: Elementwise, after: Wander) -> dict[str, Tensor]:
+        """Return the likeness of different f(z) by class of pairs.
+
+        Args:
+            function: f.
+            after: whose lengths the points have.
+        """
+        values = function(self.z)
+        terms = self._coefficients(values, _TERMS).square() / mean_of(values.square())
+        # What the series leave out stands in their last term, so that ρ = 1 is exact.
+        terms[-1, -1] += max(1 - float(terms.sum()), 0.0)
+        long = lengths(after)
+
+        def of(name: str) -> Tensor:
+            one, other = getattr(self.first, name), getattr(self.second, name)
+            total = torch.zeros_like(one)
+            for row in terms.flip(0):
+                total = total * one + series(row, other)
+            return total * long.get(name, 1.0)
+
+        return {name: of(name) for name in PAIRS}
+
+    def _coefficients(self, values: Tensor, orders: int) -> Tensor:
         """Expand in Hermite polynomials of both Gaussians: (nodes, nodes) to (orders, orders)."""
-        table = hermite(nodes(len(self.z)), len(self.alike)) * normal(len(self.z))
+        table = hermite(nodes(len(self.z)), orders) * normal(len(self.z))
         return table @ values @ table.T
 
     def _open(self, coefficients: Tensor) -> float:

@@ -132,6 +132,8 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
         seen = base.units.wander.flattened(base.units.flatter ** min(series.slope**2, 1.0))
         seen = base.units.met(seen, series.mean_share)
         wander = replace(wander, **shaped(seen, series, float(second.mean())))
+    if base.units.crossed:
+        wander = replace(wander, **base.units.crossed.likeness(function, wander))
     after = replace(
         signal,
         mean=mean,

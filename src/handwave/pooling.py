@@ -49,9 +49,9 @@ def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         units = replace(signal.units, wander=one_input())
         nothing = replace(signal.pooled(shape), function=None, wander=one_input(), units=units)
         return nothing, lambda gradient: None
+    signal = signal.as_one
     if signal.function is None:
         raise NoTheoryError("no theory: what enters is not Gaussian")
-    signal = signal.as_one
     alike = Windowed(windows, signal.wander)
     if (loose := alike.loose) > _LOOSE:
         raise NoTheoryError("no theory of how alike neighbours are behind other pooling")

@@ -8,11 +8,24 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from handwave.crossings import Together
 from handwave.hermite import hermite
 from handwave.quadrature import Elementwise
 
 _TERMS = 48
+
+
+@dataclass(frozen=True)
+class Together:
+    """Hold what a function f of a sum has of both of its parts.
+
+    Args:
+        beyond: Cov(f_a², f_b²)/E[f²]² over all pairs of points, but for squares of either
+            Gaussian alone.
+        slope: d log E[f²] / d log of the sum's second moment, as that wanders.
+    """
+
+    beyond: float
+    slope: float
 
 
 @dataclass(frozen=True)
@@ -105,28 +118,28 @@ class Shaping:
 
     def product(self, rho: float) -> float:
         """Return E[f(z_a)f(z_b)]."""
-        return float(_series(self.values, torch.tensor(rho, dtype=torch.float64)))
+        return float(series(self.values, torch.tensor(rho, dtype=torch.float64)))
 
     def rising(self, rho: Tensor) -> float:
         """Return d E[f(z_a)f(z_b)] / dρ."""
-        return float(_series(_derivative(self.values), rho))
+        return float(series(_derivative(self.values), rho))
 
     def bent(self, old: Tensor) -> Tensor:
         """Return what E[f(z_a)f(z_b)] has beyond the square of ρ."""
         rest = self.values.clone()
         rest[:3] = 0
-        return _series(rest, self.correlation(old))
+        return series(rest, self.correlation(old))
 
     def likeness(self, old: Tensor) -> Tensor:
         """Return the likeness of the f(z) from that of the z."""
-        return _series(self.values, self.correlation(old)) / self.second
+        return series(self.values, self.correlation(old)) / self.second
 
     def spread(self, old: Tensor, noise: float) -> Tensor:
         """Return Cov(f(z_a)², f(z_b)²)/E[f²]²; the likeness itself is off by the noise."""
         whole, rho = self.unbounded(old), self.correlation(old)
-        bent = _series(_derivative(_derivative(self.squares)), rho) / (1 - self.mean_share) ** 2
+        bent = series(_derivative(_derivative(self.squares)), rho) / (1 - self.mean_share) ** 2
         longer = self.squares[1] * (whole - rho) + self.squares[2] * (whole**2 - rho**2)
-        covariance = _series(self.squares, rho) - self.squares[0] + bent * noise / 2 + longer
+        covariance = series(self.squares, rho) - self.squares[0] + bent * noise / 2 + longer
         return covariance / self.second**2
 
     def beyond(self, old: Tensor, noise: float) -> Tensor:
@@ -137,7 +150,7 @@ class Shaping:
 
     def steepness(self, old: Tensor) -> Tensor:
         """Return the factor on a small error of the likeness."""
-        slope = _series(_derivative(self.values), self.correlation(old))
+        slope = series(_derivative(self.values), self.correlation(old))
         return slope / self.second / (1 - self.mean_share)
 
 
@@ -168,8 +181,8 @@ def _growth(square: Tensor, coefficients: Tensor) -> float:
     return min(max(moved / rest, 0.0), 4.0) if rest > 1e-12 else 0.0
 
 
-def _series(terms: Tensor, rho: Tensor) -> Tensor:
-    """Sum terms_k·ρᵏ by Horner's rule."""
+def series(terms: Tensor, rho: Tensor) -> Tensor:
+    """Sum terms_k·ρᵏ by Horner's rule: (terms,) and any shape to that shape."""
     total = torch.zeros_like(rho)
     for term in terms.flip(0):
         total = total * rho + term

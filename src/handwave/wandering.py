@@ -198,3 +198,14 @@ def one_input() -> Wander:
     """Assume nothing about the inputs: as alike as can be, which wanders most."""
     one = torch.ones(1, dtype=torch.float64)
     return Wander(one, one, one, one, one, 1.0)
+
+
+def over_pairs(one: Wander, other: Wander, fn: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """Average a function of two likenesses over all pairs of points."""
+    within = max(one.inputs - one.share, 0.0)
+    shares = {"same": one.share, "within": within, "far": 1 - one.inputs}
+    return sum(
+        share * float(fn(getattr(one, name), getattr(other, name)).mean())
+        for name, share in shares.items()
+        if share
+    )
