@@ -18,6 +18,7 @@ from handwave.wandering import CLASSES, Wander, over_pairs
 
 _NODES, _FINER = 401, 4  # of either Gaussian; of the one that stands for both, so many times
 _ORDERS = 7  # of what both make together
+_STRAIGHT = 1e-9  # of a deviation, by which a line may bend from node to node
 _MOVED = 1.01  # by how much a second moment is moved, to see what follows
 
 
@@ -47,7 +48,7 @@ def added(one: Signal, other: Signal) -> Signal:
         largest=None,
         feedback=Feedback(),
     )
-    if one.function is same and other.function is same:
+    if _straight(one) and _straight(other):
         return replace(total, function=same)
     return _of_one_gaussian(total, (one, other), mixed)
 
@@ -126,8 +127,8 @@ def _of_one_gaussian(total: Signal, parts: tuple[Signal, Signal], mixed: _Mixed)
 
 def _function(total: Signal, parts: tuple[Signal, Signal]) -> Elementwise | None:
     """Return what makes the sum of a standard normal number; None where nobody knows."""
-    gaussian, bent = parts if parts[0].function is same else parts[::-1]
-    if gaussian.function is not same or bent.function is None:
+    gaussian, bent = parts if _straight(parts[0]) else parts[::-1]
+    if not _straight(gaussian) or bent.function is None:
         return None
     made = of_sum(_values(bent, 5 * _NODES), normal(5 * _NODES), gaussian.moments.std)
     if made is None:
@@ -139,6 +140,14 @@ def _function(total: Signal, parts: tuple[Signal, Signal]) -> Elementwise | None
         return law.mean + spread * (made(z) - series.mean)
 
     return function
+
+
+def _straight(part: Signal) -> bool:
+    """Tell a part that is Gaussian: a line over its units."""
+    if part.function is None or part.function is same:
+        return part.function is same
+    bends = _values(part, _NODES).diff(n=2).abs()
+    return float(bends.max()) <= _STRAIGHT * part.moments.std
 
 
 def _drawn(part: Signal) -> Signal:
@@ -214,7 +223,7 @@ def _powers(parts: tuple[Signal, Signal], pairs: tuple[Wander, Wander]) -> Tenso
     ]
     table = torch.tensor(made, dtype=torch.float64).clamp_min(0)
     steep = math.prod(_drawn(part).units.wander.mean(_series(part).steepness) for part in parts)
-    table[1, 1] += parts[1].wander.echo * parts[1].wander.echoed / steep
+    table[1, 1] += parts[1].wander.echo * parts[1].wander.echoed / steep if steep else 0.0
     table[1, 0], table[0, 1] = (_open(part) for part in parts)
     return table
 
@@ -230,7 +239,7 @@ def _open(part: Signal) -> float:
     What their mean makes of the second moment behind it, that has taken along.
     """
     units, share = part.units, _drawn(part).moments
-    if part.function is not same or units.settled:
+    if not _straight(part) or units.settled:
         return 0.0
     mean = share.mean**2 / (share.second_moment or 1.0)
     open_ = units.wander.mean(torch.clone, power=1.0) - max(units.known_mean, mean)
@@ -241,7 +250,7 @@ def _open_mean(part: Signal) -> float:
     """Return what is not known of the mean of E[y_a·y_b] over all pairs of points."""
     base = _drawn(part)
     units, series = base.units, _series(part)
-    if part.function is same:
+    if _straight(part):
         return _open(part) * part.moments.var
     if units.crossed:
         return units.crossed.open_mean(part.function or same)

@@ -123,7 +123,7 @@ def _explained(signal: Signal, around: Wander, rest: float) -> float:
     These means follow from the weights' own, and are what is predicted.
     """
     middle = float(signal.mean.mean())
-    if not middle:
+    if not middle or not rest:
         return 0.0
     off = around.same.mean(0).sqrt() * (signal.mean / middle - 1)
     return signal.units.known_mean * float(off.mean()) ** 2 / rest

@@ -104,7 +104,7 @@ def _of_skew(seen: Wander, shaping: Shaping, settled: float) -> float:
     square = min(seen.noise, _MOST_SKEWED)
     n = 2 / settled
     left = (15 * n * n / ((n + 2) * (n + 4)) - 18 * n / (n + 2) + 9) / 6
-    third = float(shaping.squares[3]) / shaping.second**2
+    third = float(shaping.squares[3]) / shaping.second_squared
     return left * (1 + 1.5 * left) * seen.skew * square**2 * third
 
 
@@ -120,4 +120,4 @@ def _of_size(seen: Wander, shaping: Shaping) -> float:
     longer = float(seen.same.square().mean())
     gaussian = 3 * alike**2 * (2 * longer - 1) / (1 + 2 * alike)
     there = seen.mean(lambda likeness: likeness**4, power=4.0)
-    return max(min(gaussian, there), 0.0) * float(shaping.squares[4]) / shaping.second**2
+    return max(min(gaussian, there), 0.0) * float(shaping.squares[4]) / shaping.second_squared

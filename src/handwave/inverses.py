@@ -11,6 +11,8 @@ from handwave.wandering import ROUNDING
 
 _MANY = 100.0  # numbers, beyond which it does not matter how unequal they are
 
+_FAR = 1e4  # of eps over v; beyond, hardly anything of v is seen
+
 _SELDOM = 0.005  # probability
 _STEEP, _CUT = 3.0, 1.5
 
@@ -60,6 +62,8 @@ class Inverse:
         if not var > 0 or unlike < ROUNDING:
             return cls(1 / ((var + eps) or math.inf))
         part = eps / var
+        if part > _FAR:  # the series in v/eps
+            return cls((1 - 1 / part + (1 + unlike) / part**2) / eps, 1 / part**2)
         each = None if each is None else each / each.sum()
         log = -part * _T + _log_transform(unlike, each)
         # Over log(t), by the trapezoid rule; in front of the first t, the integrand is 1.

@@ -127,7 +127,7 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
     law = base.moments
     rho = (base.common - law.mean**2) / law.var if law.var else 0.0
     wander = base.units.through(series, left(function, law, base.units.of_inputs))
-    if base.units.wander.known and law.std:
+    if base.units.wander.known and law.std and float(second.mean()):
         # Where f grows with z, units of large z had counted most.
         seen = base.units.wander.flattened(base.units.flatter ** min(series.slope**2, 1.0))
         seen = base.units.met(seen, series.mean_share)

@@ -132,8 +132,8 @@ class Terms:
             steep = steep - float((steep * long.sqrt()).mean()) * long.sqrt()
         line, by_mean = pairs.terms(1, steep, long.sqrt())
         square, by_size = pairs.terms(2, math.sqrt(2) * bent, math.sqrt(2) * long)
-        beyond = pairs.beyond(shaping) / second**2
-        odd = pairs.beyond(shaping.odd) / second**2 if centred else 0.0
+        beyond = pairs.beyond(shaping) / (second**2 or 1.0)
+        odd = pairs.beyond(shaping.odd) / (second**2 or 1.0) if centred else 0.0
         same, spread = of_point[0] / second, line + square + beyond
         slope = slope / second
         return cls(line, square, beyond, odd, by_mean, by_size, second, slope, same, spread, skew)

@@ -19,6 +19,8 @@ from handwave.wandering import ROUNDING, Wander
 # float32 leaves of a mean of squares.
 _INVERSE_ERROR, _UNLIKE_ERROR = 0.015, 0.15
 
+_SEEN = 1e-4  # of a variance beside eps; below, 1 − eps·E[1/(v + eps)] loses its digits
+
 _MOST_UNLIKE = 0.5  # of what is divided by: its relative variance, for an E[1/var] to speak of
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -205,7 +207,8 @@ def normalized(layer: Any, signal: Signal, wander: Wander, scale: Scale) -> tupl
     square = square if scale.square is None else scale.square
     # By position, as it came; pooled, E[var/(var + eps)] = 1 − eps·E[1/(var + eps)].
     lost = eps * scale.inverse
-    square = square * ((1 - lost) / (float(square.mean()) or 1.0))
+    seen = 1 - lost if var > _SEEN * eps else var / (var + eps)
+    square = square * (seen / (float(square.mean()) or 1.0))
     kept = weight.mean * (signal.mean - shift) / math.sqrt(var + eps)
     second = weight.second_moment * square + 2 * bias.mean * kept + bias.second_moment
     # What is left of the wandering: that of what eps takes away, and rounding.

@@ -98,7 +98,7 @@ class Shaping:
     @property
     def tilt(self) -> float:
         """Return the spread that a mean correlation of 1 makes: f² is no even function."""
-        return float(self.squares[1]) / self.second**2
+        return float(self.squares[1]) / self.second_squared
 
     @property
     def fourth(self) -> float:
@@ -106,7 +106,13 @@ class Shaping:
 
         Of the normalised He₄ = √24·h₄ the series hold the square.
         """
-        return float(self.squares[4]) * 24 / 64 / self.second**2 if len(self.squares) > 4 else 0.0
+        fourth = float(self.squares[4]) if len(self.squares) > 4 else 0.0
+        return fourth * 24 / 64 / self.second_squared
+
+    @property
+    def second_squared(self) -> float:
+        """Return E[f²]², or 1 where it is nothing, or too little for float64."""
+        return self.second**2 or 1.0
 
     def correlation(self, likeness: Tensor) -> Tensor:
         """Take the mean out of a likeness of the z."""
@@ -132,7 +138,7 @@ class Shaping:
 
     def likeness(self, old: Tensor) -> Tensor:
         """Return the likeness of the f(z) from that of the z."""
-        return series(self.values, self.correlation(old)) / self.second
+        return series(self.values, self.correlation(old)) / (self.second or 1.0)
 
     def spread(self, old: Tensor, noise: float) -> Tensor:
         """Return Cov(f(z_a)², f(z_b)²)/E[f²]²; the likeness itself is off by the noise."""
@@ -140,7 +146,7 @@ class Shaping:
         bent = series(_derivative(_derivative(self.squares)), rho) / (1 - self.mean_share) ** 2
         longer = self.squares[1] * (whole - rho) + self.squares[2] * (whole**2 - rho**2)
         covariance = series(self.squares, rho) - self.squares[0] + bent * noise / 2 + longer
-        return covariance / self.second**2
+        return covariance / self.second_squared
 
     def beyond(self, old: Tensor, noise: float) -> Tensor:
         """Return what the series of the spread have beyond the square of ρ, noise included."""
@@ -151,7 +157,7 @@ class Shaping:
     def steepness(self, old: Tensor) -> Tensor:
         """Return the factor on a small error of the likeness."""
         slope = series(_derivative(self.values), self.correlation(old))
-        return slope / self.second / (1 - self.mean_share)
+        return slope / (self.second or 1.0) / (1 - self.mean_share)
 
 
 # f(z) = z: the series end.
