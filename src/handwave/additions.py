@@ -130,7 +130,7 @@ def _function(total: Signal, parts: tuple[Signal, Signal]) -> Elementwise | None
     gaussian, bent = parts if _straight(parts[0]) else parts[::-1]
     if not _straight(gaussian) or bent.function is None:
         return None
-    made = of_sum(_values(bent, 5 * _NODES), normal(5 * _NODES), gaussian.moments.std)
+    made = of_sum(_values(bent, 2 * _NODES), normal(2 * _NODES), gaussian.moments.std)
     if made is None:
         return None
     law, series = total.moments, Shaping.of(made, 0.0, 1.0)

@@ -15,8 +15,8 @@ from handwave.wandering import PAIRS, Wander
 # Out to so many deviations the function is a polynomial of so many terms, which may be off by so
 # much of the sum's deviation; beyond, it is a line.
 _REACH, _TERMS, _ROUGH = 8.0, 96, 0.01
-_LOOKS = 301  # places between which that is looked for
-_HALVINGS = 50  # of what a quantile is searched in
+_LOOKS = 101  # places between which that is looked for
+_HALVINGS = 45  # of what a quantile is searched in
 _VALUES = 2001  # of likeness, in a table
 
 

@@ -1,0 +1,114 @@
+"""Residual blocks that put an activation behind the sum: predicted, against many draws."""
+
+import pytest
+import torch
+from torch import nn
+
+import handwave as hw
+from draws import draw, redraw
+from handwave.stacks import Residual
+from test_prediction_bands import batch, check, conv, lecun, smooth
+
+DRAWS = 200
+
+ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.GELU]
+
+
+def dense(activation, norm):
+    branch = nn.Linear(64, 64), norm(64), activation(), nn.Linear(64, 64), norm(64)
+    return Residual(nn.Sequential(*branch)), activation()
+
+
+def maps(activation, norm=nn.BatchNorm2d):
+    branch = conv(16, 16, 3), norm(16), activation(), conv(16, 16, 3), norm(16)
+    return Residual(nn.Sequential(*branch)), activation()
+
+
+def gradients_fit(found, rows):
+    for row in rows:
+        expected = float(found.grad[row].mean())
+        grad = found.predicted.layers[row].grad
+        assert grad
+        # 200 draws tell the mean of a gradient's square to 2 %, four standard errors.
+        assert grad.second_moment == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("norm", [nn.Identity, nn.BatchNorm1d])
+def test_bands_of_dense_blocks_fit(activation, norm):
+    first = nn.Linear(32, 64), norm(64), activation()
+    blocks = dense(activation, norm), dense(activation, norm)
+    model = lecun(*first, *(layer for block in blocks for layer in block), nn.Linear(64, 10))
+    found = draw(model, batch(16, 32), DRAWS, backward=True, again=redraw)
+    rows = [place for place, row in enumerate(found.predicted) if row.kind != "Identity"]
+    assert all(row.band for row in found.predicted)
+    check(found, rows)
+    gradients_fit(found, rows)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("images", [batch, smooth])
+def test_bands_of_blocks_of_convolutions_fit(activation, images):
+    first = conv(4, 16, 3), nn.BatchNorm2d(16), activation()
+    model = lecun(*first, *maps(activation), *maps(activation), conv(16, 16, 3))
+    found = draw(model, images(8, 4, 8, 8), DRAWS, backward=True, again=redraw)
+    rows = [place for place, row in enumerate(found.predicted) if row.kind != "BatchNorm2d"]
+    check(found, rows)
+    gradients_fit(found, rows)
+
+
+def test_a_global_average_behind_blocks_fits():
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
+    model = lecun(conv(4, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), *maps(nn.ReLU), *head)
+    found = draw(model, batch(8, 4, 8, 8), DRAWS, again=redraw)
+    check(found, [len(found.predicted) - 1 - place for place in (0, 2, 3)])
+
+
+def test_a_branch_that_is_nothing_changes_nothing():
+    def predicted(*layers):
+        model = lecun(nn.Linear(32, 64), nn.ReLU(), *layers, nn.ReLU(), nn.Linear(64, 8))
+        zero = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d)]
+        for layer in zero:
+            nn.init.zeros_(layer.weight)
+        return hw.predict(model, batch(16, 32), backward=True)
+
+    block = Residual(nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64)))
+    with_block, without = predicted(block), predicted()
+    for name in ("1", "3"):
+        behind = str(int(name) - (name == "3"))
+        assert with_block[name].signal.second_moment == pytest.approx(
+            without[behind].signal.second_moment
+        )
+    assert with_block["0"].grad
+    assert without["0"].grad
+    assert with_block["0"].grad.second_moment == pytest.approx(without["0"].grad.second_moment)
+
+
+def test_norms_that_were_measured_keep_a_branch_gaussian():
+    first = nn.Linear(32, 64), nn.BatchNorm1d(64), nn.ReLU()
+    model = lecun(*first, *dense(nn.ReLU, nn.BatchNorm1d)).eval()
+    found = draw(model, batch(16, 32), DRAWS, again=redraw)
+    assert all(row.band for row in found.predicted)
+    check(found, [len(found.predicted) - 1])
+
+
+def test_two_parts_of_which_none_is_gaussian_are_not_guessed():
+    block = Residual(nn.Sequential(nn.Linear(64, 64), nn.ReLU()))
+    trace = hw.predict(lecun(nn.Linear(32, 64), nn.ReLU(), block, nn.ReLU()), batch(16, 32))
+    assert trace["3"].note == "no theory: what enters is not Gaussian"
+
+
+def test_a_branch_too_small_to_smooth_a_bend_is_not_guessed():
+    block = Residual(nn.Linear(64, 64))
+    model = lecun(nn.Linear(32, 64), nn.ReLU(), block, nn.ReLU())
+    with torch.no_grad():
+        block.branch.weight.mul_(1e-4)
+    assert hw.predict(model, batch(16, 32))["3"].note == "no theory: what enters is not Gaussian"
+
+
+def test_equal_inputs_are_followed_through_a_norm():
+    # Nothing is left of them: all points are their own mean.
+    model = lecun(nn.Conv2d(4, 16, 1, bias=True), nn.BatchNorm2d(16), nn.ReLU())
+    x = batch(1, 4, 1, 1).expand(3, 4, 5, 5).contiguous()
+    trace = hw.predict(model, x)
+    assert trace["1"].signal.second_moment == pytest.approx(0.0, abs=1e-6)
