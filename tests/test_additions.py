@@ -29,7 +29,7 @@ def gradients_fit(found, rows):
         expected = float(found.grad[row].mean())
         grad = found.predicted.layers[row].grad
         assert grad
-        # 200 draws tell the mean of a gradient's square to 2 %, four standard errors.
+        # Through norms over 16 inputs, predictions are 12 % low.
         assert grad.second_moment == pytest.approx(expected, rel=0.15)
 
 
@@ -64,24 +64,31 @@ def test_a_global_average_behind_blocks_fits():
     check(found, [len(found.predicted) - 1 - place for place in (0, 2, 3)])
 
 
-def test_a_branch_that_is_nothing_changes_nothing():
-    def predicted(*layers):
-        model = lecun(nn.Linear(32, 64), nn.ReLU(), *layers, nn.ReLU(), nn.Linear(64, 8))
-        zero = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d)]
-        for layer in zero:
-            nn.init.zeros_(layer.weight)
-        return hw.predict(model, batch(16, 32), backward=True)
+def with_branch(scale):
+    """Put a residual branch of that scale between two activations."""
+    branch = nn.Linear(64, 64, bias=False)
+    block = Residual(branch)
+    model = lecun(nn.Linear(32, 64), nn.ReLU(), block, nn.ReLU(), nn.Linear(64, 8))
+    with torch.no_grad():
+        branch.weight.mul_(scale)
+    return model, block
 
-    block = Residual(nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64)))
-    with_block, without = predicted(block), predicted()
-    for name in ("1", "3"):
-        behind = str(int(name) - (name == "3"))
-        assert with_block[name].signal.second_moment == pytest.approx(
-            without[behind].signal.second_moment
-        )
-    assert with_block["0"].grad
-    assert without["0"].grad
-    assert with_block["0"].grad.second_moment == pytest.approx(without["0"].grad.second_moment)
+
+def test_a_branch_that_is_nothing_changes_nothing():
+    model, block = with_branch(0.0)
+    without = nn.Sequential(*(layer for layer in model if layer is not block))
+    found, expected = (hw.predict(each, batch(16, 32), backward=True) for each in (model, without))
+    for place, row in enumerate(expected):
+        same = found.layers[place + (place > 1)]
+        assert same.signal.second_moment == pytest.approx(row.signal.second_moment)
+        assert same.grad
+        assert row.grad
+        assert same.grad.second_moment == pytest.approx(row.grad.second_moment)
+
+
+def test_a_branch_too_small_to_smooth_a_bend_is_not_guessed():
+    found = hw.predict(with_branch(0.001)[0], batch(16, 32))
+    assert found["3"].note == "no theory: what enters is not Gaussian"
 
 
 def test_norms_that_were_measured_keep_a_branch_gaussian():
@@ -92,18 +99,18 @@ def test_norms_that_were_measured_keep_a_branch_gaussian():
     check(found, [len(found.predicted) - 1])
 
 
+@pytest.mark.parametrize("second", [nn.ReLU, nn.Tanh, nn.GELU])
+def test_a_gradient_goes_through_two_activations_together(second):
+    # Of what a ReLU behind a ReLU lets through, the one in front stops nothing.
+    model = lecun(nn.Linear(32, 64), nn.ReLU(), second(), nn.Linear(64, 64))
+    found = draw(model, batch(16, 32), DRAWS, backward=True, again=redraw)
+    gradients_fit(found, range(3))
+
+
 def test_two_parts_of_which_none_is_gaussian_are_not_guessed():
     block = Residual(nn.Sequential(nn.Linear(64, 64), nn.ReLU()))
     trace = hw.predict(lecun(nn.Linear(32, 64), nn.ReLU(), block, nn.ReLU()), batch(16, 32))
     assert trace["3"].note == "no theory: what enters is not Gaussian"
-
-
-def test_a_branch_too_small_to_smooth_a_bend_is_not_guessed():
-    block = Residual(nn.Linear(64, 64))
-    model = lecun(nn.Linear(32, 64), nn.ReLU(), block, nn.ReLU())
-    with torch.no_grad():
-        block.branch.weight.mul_(1e-4)
-    assert hw.predict(model, batch(16, 32))["3"].note == "no theory: what enters is not Gaussian"
 
 
 def test_equal_inputs_are_followed_through_a_norm():

@@ -58,6 +58,7 @@ ORDER = [
     "norms",
     "restarts",
     "batch_norms",
+    "activating",
     "laws",
     "additions",
     "followings",

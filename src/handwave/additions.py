@@ -28,7 +28,7 @@ def added(one: Signal, other: Signal) -> Signal:
     E[(x + y)²] = E[x²] + E[y²] + 2·E[x]·E[y], x and y being independent.
     """
     if not other.moments.second_moment:
-        return one
+        return replace(one, feedback=Feedback(slope=one.feedback.slope))
     mean, second = one.mean + other.mean, one.second + other.second + 2 * one.mean * other.mean
     common = one.common + other.common + 2 * one.moments.mean * other.moments.mean
     mixed = _Mixed.of(one, other, float(second.mean()))

@@ -28,7 +28,7 @@ class Crossed:
         alike: averages over all pairs of points of ρ₁ʲ·ρ₂ᵏ, of both correlations; of either
             alone, what is not known of it (orders, orders).
         cross: relative variance of the sum's second moment that products of both parts make.
-        steep: square of the slope of what was last put on the first part, at its nodes (nodes,).
+        steep: square of the slope of all that was put on the first part, at its nodes (nodes,).
     """
 
     z: Tensor

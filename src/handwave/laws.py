@@ -1,8 +1,6 @@
 """What one layer makes of a signal that is known by its moments: a law for every kind."""
 
-import copy
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,17 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handwave.activating import activation, without_hooks
 from handwave.activations import elementwise
 from handwave.batch_norms import batch_norm
-from handwave.moments import Moments
 from handwave.norms import BATCH_NORMS, group_norm, layer_norm, rms_norm
-from handwave.panels import of_each, variances
 from handwave.pooling import POOLINGS, pool
-from handwave.positions import shaped
 from handwave.quadrature import Elementwise
 from handwave.running import own_class
-from handwave.settling import left, of_settled
-from handwave.signals import Backward, Feedback, NoTheoryError, Signal, number, of_input, shaping
+from handwave.signals import Backward, NoTheoryError, Signal, number, of_input
 from handwave.sums import CONVOLUTIONS, convolution, embedding, linear
 from handwave.weights import is_conv1d
 
@@ -57,135 +52,14 @@ def _law_of(layer: nn.Module) -> Law | None:
     )
 
 
-def activation(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
-    """Put a function on Gaussian units, by quadrature; on the model's own input, as it stands.
-
-    On the largest of windows, as if it came before these were taken: a rising function does not
-    change which one is the largest.
-    """
-    if signal.largest:
-        return _on_largest(layer, *signal.largest)
-    try:
-        bare = _without_hooks(layer)
-        value, slope = elementwise(bare)[0], elementwise(bare, derivative=True)[0]
-        if signal.sample is not None:
-            return _on_sample(value, slope, signal)
-        if signal.function is None:
-            raise NoTheoryError("no theory: what enters is not Gaussian")
-        return _on_units(value, slope, signal)
-    except NoTheoryError:
-        raise
-    except (TypeError, ValueError) as error:
-        # What torch says of a probe that it cannot take tells nothing about the signal.
-        reason = "" if error.__cause__ else f": {error}"
-        raise NoTheoryError(f"no theory{reason}") from error
-
-
-def _on_largest(layer: nn.Module, pooling: nn.Module, before: Signal) -> tuple[Signal, Backward]:
-    """Put a function on all positions first, and take the largest of each window then."""
-    after = activation(layer, before)[0]
-    largest, feedback = pool(pooling, after)[0], after.feedback
-    told, inner = before.feedback, before.function
-    slope = elementwise(_without_hooks(layer), derivative=True)[0]
-    assert told.expected
-    assert inner
-    own = told.expected(lambda z: slope(inner(z)).square())
-    # What both functions let through together is not what each does.
-    told.again *= feedback.slopes / (own * told.slopes) if own and told.slopes else 0.0
-    return largest, lambda gradient: gradient * (own * feedback.again)
-
-
 def slope_of(layer: nn.Module) -> Elementwise | None:
     """Return the derivative of a layer that is a function of each entry, None of any other."""
     if _law_of(layer) or any(True for _ in (*layer.parameters(), *layer.buffers())):
         return None
     try:
-        return elementwise(_without_hooks(layer), derivative=True)[0]
+        return elementwise(without_hooks(layer), derivative=True)[0]
     except (TypeError, ValueError):
         return None
-
-
-def _without_hooks(layer: nn.Module) -> nn.Module:
-    """Copy a layer, on the surface only; its hooks are for real signals, not for quadrature."""
-    bare = copy.copy(layer)
-    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-        setattr(bare, name, OrderedDict())
-    return bare
-
-
-def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[Signal, Backward]:
-    base, inner = signal.base or signal, signal.function or value
-
-    def function(z: Tensor) -> Tensor:
-        return value(inner(z))
-
-    mean, second = _by_position(function, base)
-    factor = _by_position(lambda z: slope(inner(z)), base)[1]
-    if base.units.crossed and signal.base is base:
-        signal.feedback.passed = base.units.crossed.passed(lambda z: slope(inner(z)))
-    series = shaping(function, base)
-    law = base.moments
-    rho = (base.common - law.mean**2) / law.var if law.var else 0.0
-    wander = base.units.through(series, left(function, law, base.units.of_inputs))
-    if base.units.wander.known and law.std and float(second.mean()):
-        # Where f grows with z, units of large z had counted most.
-        seen = base.units.wander.flattened(base.units.flatter ** min(series.slope**2, 1.0))
-        seen = base.units.met(seen, series.mean_share)
-        wander = replace(wander, **shaped(seen, series, float(second.mean())))
-    if base.units.crossed:
-        wander = replace(wander, **base.units.crossed.likeness(function, wander))
-    after = replace(
-        signal,
-        mean=mean,
-        second=second,
-        common=series.product(max(-1.0, min(rho, 1.0))),
-        wander=wander,
-        function=function,
-        base=base,
-        taken=0.0,
-        feedback=(feedback := Feedback(slope=lambda z: slope(inner(z)))),
-    )
-    return after, lambda gradient: gradient * (factor * feedback.steeper * feedback.again)
-
-
-def _on_sample(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[Signal, Backward]:
-    """Use the input itself: it need not be Gaussian."""
-    sample = signal.sample
-    assert sample is not None
-    factor = Moments.of(slope(sample.double())).second_moment
-    return of_input(value(sample.double()).to(sample.dtype)), lambda gradient: gradient * factor
-
-
-def _by_position(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
-    """Return mean and second moment of function(z) at every position."""
-    table = torch.stack(torch.broadcast_tensors(base.mean, base.second))  # (2, *map)
-    # Rounding alone tells apart what symmetry makes equal.
-    rows = table.reshape(2, -1).T.to(torch.float32)
-    alike, place = torch.unique(rows, dim=0, return_inverse=True)
-    means, seconds = alike.double().T
-    units, shape = base.units, table[0].shape
-    settled = (1 + units.settled) * (1 + units.of_inputs) - 1
-    made = of_each(function, means, seconds, 0.0 if settled else units.unlike)[place]
-    mean, second = made.T.reshape(2, *shape)
-    if not settled:
-        return mean, second
-    shift, factor = _of_all_lengths(function, base, settled)
-    return mean + shift, second * factor
-
-
-def _of_all_lengths(function: Elementwise, base: Signal, settled: float) -> tuple[Tensor, Tensor]:
-    """Return by how much E[f(z)] moves at every position, and what E[f(z)²] is multiplied by.
-
-    Points have all lengths that they have, and z the law of settled ones.
-    """
-    law, wander = base.moments, base.units.wander
-    var = law.var * wander.same.clamp_min(0)  # (points, *map)
-    gaussian = of_settled(function, law.mean, var.mean(0), 0.0)
-    made = torch.zeros_like(gaussian)
-    for at, part in variances(wander.lengths + wander.cumulants[1]):
-        made += part * of_settled(function, law.mean, at * var, settled).mean(1)
-    shift, factor = made[0] - gaussian[0], made[1] / gaussian[1]
-    return shift, factor.where(gaussian[1] > 0, 1.0)
 
 
 def unchanged(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:

@@ -34,8 +34,9 @@ class Feedback:
         slopes: E[f'²] where it goes, 1 without an activation.
         again: a factor, for what yet another function behind the pooling makes of it.
         expected: averages a function of z over where it goes.
-        slope: derivative of what was last put on the units, as a function of z.
-        passed: of a sum, E[f′²·g′²]/(E[f′²]·E[g′²]) of f behind it and g on what entered.
+        slope: derivative of all that was put on the units, as a function of z.
+        passed: E[f′²·g′²]/(E[f′²]·E[g′²]), of f behind it and of g: all that was put on the
+            units, or, of a sum, on what entered the branch.
     """
 
     steeper: float = 1.0
