@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import handwave as hw
-from draws import draw, redraw
+from draws import draw, off, redraw
 from handwave.stacks import Residual
-from test_prediction_bands import batch, check, conv, lecun, smooth
+from test_prediction_bands import batch, check, conv, lecun, one_sided, smooth
 
 DRAWS = 200
 
@@ -72,6 +72,29 @@ def with_branch(scale):
     with torch.no_grad():
         branch.weight.mul_(scale)
     return model, block
+
+
+def test_many_blocks_add_up_what_each_of_them_wanders():
+    # Each sum hands on what the one before it had: of a positive part, more than its size says.
+    blocks = (layer for _ in range(4) for layer in maps(nn.ReLU))
+    model = lecun(conv(4, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), *blocks)
+    found = draw(model, one_sided(8, 4, 8, 8), 400, again=redraw)
+    check(found, [len(found.predicted) - 1])
+
+
+def test_neighbours_are_as_alike_as_both_parts_are():
+    # Of smooth images, what entered is more alike than the branch: were both Gaussians one,
+    # averages of maps were 8 % off.
+    def block():
+        branch = conv(32, 32, 3), nn.BatchNorm2d(32), nn.GELU(), conv(32, 32, 3)
+        return Residual(nn.Sequential(*branch, nn.BatchNorm2d(32))), nn.GELU()
+
+    first = conv(4, 32, 3), nn.BatchNorm2d(32), nn.GELU()
+    model = lecun(*first, *block(), *block(), nn.AdaptiveAvgPool2d(1))
+    x = nn.functional.avg_pool2d(batch(8, 4, 16, 16), 9, 1)
+    found = draw(model, x, DRAWS, again=redraw)
+    expected = found.predicted.layers[-1].signal.second_moment
+    assert off(found.second[-1], expected, expected) <= 0.02
 
 
 def test_a_branch_that_is_nothing_changes_nothing():

@@ -102,7 +102,7 @@ def _of_one_gaussian(total: Signal, parts: tuple[Signal, Signal], mixed: _Mixed)
     if function is None:
         return total
     law, series = total.moments, Shaping.of(function, 0.0, 1.0)
-    below, shares = Below(series), [part.moments.var / law.var for part in parts]
+    below = Below(series)
     open_ = sum(map(_open_mean, parts)) / float(series.values[1])
     wander = replace(below.of_pairs(total.wander), cumulants=mixed.wander.cumulants)
     wander = replace(wander, **_before_drawn(parts, law.second_moment, wander, series))
@@ -111,9 +111,6 @@ def _of_one_gaussian(total: Signal, parts: tuple[Signal, Signal], mixed: _Mixed)
         total.units.count,
         wander.of_one_unit,
         known_mean=max(wander.mean(torch.clone, power=1.0) - open_, 0.0),
-        settled=sum(
-            share**2 * _drawn(part).units.settled for share, part in zip(shares, parts, strict=True)
-        ),
         crossed=_crossed(parts, function, mixed),
     )
     second = total.second / law.second_moment

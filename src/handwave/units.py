@@ -74,7 +74,7 @@ class Units:
             return self
         wander = self.wander.plus(self.crossed.cross)
         known = self.wander.of_one_unit
-        return replace(self, wander=wander, known=known, settled=0.0, crossed=None)
+        return replace(self, wander=wander, known=known, crossed=None)
 
     @property
     def unlike(self) -> float:
