@@ -142,3 +142,11 @@ def test_equal_inputs_are_followed_through_a_norm():
     x = batch(1, 4, 1, 1).expand(3, 4, 5, 5).contiguous()
     trace = hw.predict(model, x)
     assert trace["1"].signal.second_moment == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_gradient_that_is_stopped_behind_a_sum_is_nothing():
+    block = Residual(nn.Linear(64, 64))
+    model = lecun(nn.Linear(32, 64), nn.ReLU(), block, nn.Threshold(1e3, 0.1), nn.Linear(64, 8))
+    grad = hw.predict(model, batch(16, 32), backward=True)["0"].grad
+    assert grad
+    assert grad.second_moment == pytest.approx(0.0, abs=1e-12)

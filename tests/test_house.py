@@ -60,6 +60,7 @@ ORDER = [
     "batch_norms",
     "activating",
     "laws",
+    "addends",
     "additions",
     "followings",
     "shapes",

@@ -7,18 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from handwave.addends import Addend
 from handwave.crossings import Crossed, mean_of, nodes, normal
-from handwave.lengths import lengths
 from handwave.mixtures import Below, of_sum
 from handwave.quadrature import Elementwise
 from handwave.shaping import Shaping
-from handwave.signals import Feedback, Signal, same, shaping
+from handwave.signals import Feedback, Signal, same
 from handwave.units import Units
 from handwave.wandering import CLASSES, Wander, over_pairs
 
 _NODES, _FINER = 401, 4  # of either Gaussian; of the one that stands for both, so many times
 _ORDERS = 7  # of what both make together
-_STRAIGHT = 1e-9  # of a deviation, by which a line may bend from node to node
 _MOVED = 1.01  # by how much a second moment is moved, to see what follows
 
 
@@ -48,9 +47,12 @@ def added(one: Signal, other: Signal) -> Signal:
         largest=None,
         feedback=Feedback(),
     )
-    if _straight(one) and _straight(other):
+    parts = Addend.of(one), Addend.of(other)
+    if parts[0] is None or parts[1] is None:
+        return total
+    if parts[0].straight and parts[1].straight:
         return replace(total, function=same)
-    return _of_one_gaussian(total, (one, other), mixed)
+    return _of_one_gaussian(total, (parts[0], parts[1]), mixed)
 
 
 @dataclass(frozen=True)
@@ -92,20 +94,20 @@ class _Mixed:
         return cls(mixed.scaled(kept).plus(fresh * theirs**2), cross, inherited)
 
 
-def _of_one_gaussian(total: Signal, parts: tuple[Signal, Signal], mixed: _Mixed) -> Signal:
+def _of_one_gaussian(total: Signal, parts: tuple[Addend, Addend], mixed: _Mixed) -> Signal:
     """Put a sum of a Gaussian part and another down as a function of one Gaussian.
 
     Its law is exact. Two points have in common what they have; that their two Gaussians are
-    jointly Gaussian as well is assumed.
+    jointly Gaussian as well is assumed, but for what follows both.
     """
     function = _function(total, parts)
     if function is None:
         return total
     law, series = total.moments, Shaping.of(function, 0.0, 1.0)
     below = Below(series)
-    open_ = sum(map(_open_mean, parts)) / float(series.values[1])
     wander = replace(below.of_pairs(total.wander), cumulants=mixed.wander.cumulants)
     wander = replace(wander, **_before_drawn(parts, law.second_moment, wander, series))
+    open_ = sum(part.open_mean for part in parts) / float(series.values[1])
     units = Units(
         wander,
         total.units.count,
@@ -122,12 +124,13 @@ def _of_one_gaussian(total: Signal, parts: tuple[Signal, Signal], mixed: _Mixed)
     return replace(total, units=units, function=function, base=base)
 
 
-def _function(total: Signal, parts: tuple[Signal, Signal]) -> Elementwise | None:
+def _function(total: Signal, parts: tuple[Addend, Addend]) -> Elementwise | None:
     """Return what makes the sum of a standard normal number; None where nobody knows."""
-    gaussian, bent = parts if _straight(parts[0]) else parts[::-1]
-    if not _straight(gaussian) or bent.function is None:
+    gaussian, bent = parts if parts[0].straight else parts[::-1]
+    if not gaussian.straight:
         return None
-    made = of_sum(_values(bent, 2 * _NODES), normal(2 * _NODES), gaussian.moments.std)
+    values = bent.at_nodes(bent.function, 2 * _NODES)
+    made = of_sum(values, normal(2 * _NODES), gaussian.signal.moments.std)
     if made is None:
         return None
     law, series = total.moments, Shaping.of(made, 0.0, 1.0)
@@ -139,45 +142,23 @@ def _function(total: Signal, parts: tuple[Signal, Signal]) -> Elementwise | None
     return function
 
 
-def _straight(part: Signal) -> bool:
-    """Tell a part that is Gaussian: a line over its units."""
-    if part.function is None or part.function is same:
-        return part.function is same
-    bends = _values(part, _NODES).diff(n=2).abs()
-    return float(bends.max()) <= _STRAIGHT * part.moments.std
-
-
-def _drawn(part: Signal) -> Signal:
-    """Return the Gaussian units that a part was made of."""
-    return part.base or part
-
-
-def _values(part: Signal, count: int) -> Tensor:
-    """Return a part at the nodes of its Gaussian."""
-    law = _drawn(part).moments
-    assert part.function
-    return part.function(law.mean + law.std * nodes(count))
-
-
 def _before_drawn(
-    parts: tuple[Signal, Signal], second: float, wander: Wander, series: Shaping
+    parts: tuple[Addend, Addend], second: float, wander: Wander, series: Shaping
 ) -> dict[str, float]:
     """Return how far likeness and lengths stood off before the units were drawn."""
     noise = own = long = 0.0
     for part in parts:
-        base = _drawn(part)
-        made, seen = _series(part), base.units.wander
-        share = (part.moments.second_moment / second) ** 2
-        steep = share * seen.mean(lambda likeness, made=made: made.steepness(likeness).square())
+        seen, share = part.base.units.wander, (part.signal.moments.second_moment / second) ** 2
+        steep = share * part.steep(power=2)
         noise, own = noise + steep * seen.noise, own + steep * seen.own_noise
-        long += share * made.slope**2 * seen.lengths
+        long += share * part.series.slope**2 * seen.lengths
     steep = max(wander.mean(lambda likeness: series.steepness(likeness).square()), 1e-9)
     return {"noise": noise / steep, "own_noise": own / steep, "lengths": long}
 
 
-def _crossed(parts: tuple[Signal, Signal], function: Elementwise, mixed: _Mixed) -> Crossed:
+def _crossed(parts: tuple[Addend, Addend], function: Elementwise, mixed: _Mixed) -> Crossed:
     """Follow both Gaussians that a sum is made of."""
-    first, second = (_values(part, _NODES) for part in parts)
+    first, second = (part.at_nodes(part.function, _NODES) for part in parts)
     z = nodes(_FINER * _NODES)
     rising = function(z).numpy()
 
@@ -187,73 +168,26 @@ def _crossed(parts: tuple[Signal, Signal], function: Elementwise, mixed: _Mixed)
     total, root = first[:, None] + second, math.sqrt(_MOVED)
     moved = root * total if mixed.inherited else root * first[:, None] + second
     by = math.log(float(mean_of(moved.square()) / mean_of(total.square())))
-    steep = parts[0].feedback.slope
-    law = _drawn(parts[0]).moments
-    slope = torch.ones_like(first) if steep is None else steep(law.mean + law.std * nodes(_NODES))
-    pairs = _correlations(parts)
-    alike = _powers(parts, pairs)
-    return Crossed(below(total), *pairs, below(moved), by, alike, mixed.cross, slope.square())
+    slope = parts[0].at_nodes(parts[0].signal.feedback.slope or torch.ones_like, _NODES)
+    one, other = (part.correlated() for part in parts)
+    if not _alike(one, other):
+        one, other = _averaged(one), _averaged(other)
+    alike = _powers(parts, (one, other))
+    return Crossed(below(total), one, other, below(moved), by, alike, mixed.cross, slope.square())
 
 
-def _correlations(parts: tuple[Signal, Signal]) -> tuple[Wander, Wander]:
-    """Return how both Gaussians of two points are correlated, for the same pairs."""
-    one, other = (_correlated(part) for part in parts)
-    return (one, other) if _alike(one, other) else (_averaged(one), _averaged(other))
-
-
-def _correlated(part: Signal) -> Wander:
-    """Take the mean and the lengths of points out of how alike the Gaussians of a part are."""
-    series, seen = _series(part), _drawn(part).units.wander
-    long = lengths(seen)
-    made = {
-        name: (series.unbounded(getattr(seen, name)) / long.get(name, 1.0)).clamp(-1, 1)
-        for name in CLASSES
-    }
-    return replace(seen, **made)
-
-
-def _powers(parts: tuple[Signal, Signal], pairs: tuple[Wander, Wander]) -> Tensor:
+def _powers(parts: tuple[Addend, Addend], pairs: tuple[Wander, Wander]) -> Tensor:
     """Average ρ₁ʲ·ρ₂ᵏ over all pairs of points; of ρ₁ and ρ₂ alone, what is not known of them."""
     made = [
         [over_pairs(*pairs, lambda a, b, j=j, k=k: a**j * b**k) for k in range(_ORDERS)]
         for j in range(_ORDERS)
     ]
     table = torch.tensor(made, dtype=torch.float64).clamp_min(0)
-    steep = math.prod(_drawn(part).units.wander.mean(_series(part).steepness) for part in parts)
-    table[1, 1] += parts[1].wander.echo * parts[1].wander.echoed / steep if steep else 0.0
-    table[1, 0], table[0, 1] = (_open(part) for part in parts)
+    steep = math.prod(part.steep() for part in parts)
+    seen = parts[1].signal.wander
+    table[1, 1] += seen.echo * seen.echoed / steep if steep else 0.0
+    table[1, 0], table[0, 1] = (part.open for part in parts)
     return table
-
-
-def _series(part: Signal) -> Shaping:
-    """Expand a part in its Gaussian."""
-    return shaping(part.function or same, _drawn(part))
-
-
-def _open(part: Signal) -> float:
-    """Return what is not known of the mean likeness of Gaussian units; 0 behind a function.
-
-    What their mean makes of the second moment behind it, that has taken along.
-    """
-    units, share = part.units, _drawn(part).moments
-    if not _straight(part) or units.settled:
-        return 0.0
-    mean = share.mean**2 / (share.second_moment or 1.0)
-    open_ = units.wander.mean(torch.clone, power=1.0) - max(units.known_mean, mean)
-    return max(open_, 0.0) / (1 - mean or 1.0)
-
-
-def _open_mean(part: Signal) -> float:
-    """Return what is not known of the mean of E[y_a·y_b] over all pairs of points."""
-    base = _drawn(part)
-    units, series = base.units, _series(part)
-    if _straight(part):
-        return _open(part) * part.moments.var
-    if units.crossed:
-        return units.crossed.open_mean(part.function or same)
-    if not units.settled:
-        return float(series.values[1]) * _open(replace(base, function=same))
-    return max(units.wander.mean(series.bent, power=1.0), 0.0)
 
 
 def _alike(one: Wander, other: Wander) -> bool:

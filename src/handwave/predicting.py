@@ -178,9 +178,10 @@ class _Walker:
             if signal is None or total is None or gradient is None or of_branch is None:
                 return None
             # What let the sum through let through what entered it, more often than not.
-            along = float(gradient.mean() / (gradient.mean() + of_branch.mean()))
+            both = gradient + of_branch
+            along = float(gradient.mean() / (both.mean() or 1.0))
             signal.feedback.again *= 1 + along * (total.feedback.passed - 1)
-            return gradient + of_branch
+            return both
 
         return total, both
 

@@ -1,0 +1,101 @@
+"""One of the two parts of a sum: a function of Gaussian units."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from handwave.crossings import nodes
+from handwave.lengths import lengths
+from handwave.quadrature import Elementwise
+from handwave.shaping import Shaping
+from handwave.signals import Signal, same, shaping
+from handwave.wandering import CLASSES, Wander
+
+_LOOKS = 401  # nodes at which a line is told
+_STRAIGHT = 1e-9  # of a deviation, by which a line may bend from node to node
+
+
+@dataclass(frozen=True)
+class Addend:
+    """Hold a part as a function of its Gaussian units.
+
+    Args:
+        signal: the part.
+        function: that was put on the units.
+    """
+
+    signal: Signal
+    function: Elementwise
+
+    @classmethod
+    def of(cls, signal: Signal) -> "Addend | None":
+        """Read it off a signal; None where it is no function of Gaussian units."""
+        return None if signal.function is None else cls(signal, signal.function)
+
+    @property
+    def base(self) -> Signal:
+        """Return the units."""
+        return self.signal.base or self.signal
+
+    @cached_property
+    def series(self) -> Shaping:
+        """Expand the function."""
+        return shaping(self.function, self.base)
+
+    def at_nodes(self, function: Elementwise, count: int) -> Tensor:
+        """Return a function of the units at so many values of them."""
+        law = self.base.moments
+        return function(law.mean + law.std * nodes(count))
+
+    @cached_property
+    def straight(self) -> bool:
+        """Tell a part that is Gaussian: a line over its units."""
+        if self.function is same:
+            return True
+        bends = self.at_nodes(self.function, _LOOKS).diff(n=2).abs()
+        return float(bends.max()) <= _STRAIGHT * self.signal.moments.std
+
+    def correlated(self) -> Wander:
+        """Take the mean of the units, and the lengths of points, out of how alike they are."""
+        seen = self.base.units.wander
+        long = lengths(seen)
+        made = {
+            name: (self.series.unbounded(getattr(seen, name)) / long.get(name, 1.0)).clamp(-1, 1)
+            for name in CLASSES
+        }
+        return replace(seen, **made)
+
+    def steep(self, power: int = 1) -> float:
+        """Average the slope of likeness by that of the units, or a power of it, over all pairs."""
+        return self.base.units.wander.mean(lambda alike: self.series.steepness(alike) ** power)
+
+    @property
+    def open(self) -> float:
+        """Return what is not known of the mean correlation of units; 0 behind a function.
+
+        What their mean makes of the second moment behind it, that has taken along.
+        """
+        return self._open if self.straight else 0.0
+
+    @property
+    def open_mean(self) -> float:
+        """Return what is not known of the mean of E[y_a·y_b] over all pairs of points."""
+        units = self.base.units
+        if self.straight:
+            return self._open * self.signal.moments.var
+        if units.crossed:
+            return units.crossed.open_mean(self.function)
+        if units.settled:
+            return max(units.wander.mean(self.series.bent, power=1.0), 0.0)
+        return float(self.series.values[1]) * self._open
+
+    @property
+    def _open(self) -> float:
+        units, law = self.base.units, self.base.moments
+        if units.settled:
+            return 0.0
+        mean = law.mean**2 / (law.second_moment or 1.0)
+        open_ = units.wander.mean(torch.clone, power=1.0) - max(units.known_mean, mean)
+        return max(open_, 0.0) / (1 - mean or 1.0)
