@@ -46,7 +46,8 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
     `stacks.Residual` are walked through; any other module of several is one row, "no theory".
     Behind such a row prediction stops, until a normalization sets the scale anew. Of pooling,
     averages and largest values are followed, for an input with positions; gradients only through
-    windows that do not overlap.
+    windows that do not overlap. What enters a residual block may be what an activation made, as
+    long as the branch ends in sums of products, or in a norm behind them.
 
     Args:
         model: the module, in the mode that it is in.
@@ -178,10 +179,10 @@ class _Walker:
             if signal is None or total is None or gradient is None or of_branch is None:
                 return None
             # What let the sum through let through what entered it, more often than not.
-            both = gradient + of_branch
-            along = float(gradient.mean() / (both.mean() or 1.0))
+            summed = gradient + of_branch
+            along = float(gradient.mean() / (summed.mean() or 1.0))
             signal.feedback.again *= 1 + along * (total.feedback.passed - 1)
-            return both
+            return summed
 
         return total, both
 
