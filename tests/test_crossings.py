@@ -32,7 +32,9 @@ def crossed(orders=9, steep=None):
     steep = torch.ones_like(t) if steep is None else steep(t)
     moved, by = math.sqrt(1.01) * z, math.log(1.01)
     table = torch.tensor(alike, dtype=torch.float64)
-    return Crossed(z, pairs(ONE), pairs(OTHER), moved, by, table, 0.1, steep)
+    lines = float(table[1, 0]), float(table[0, 1])
+    both = pairs(ONE), pairs(OTHER)
+    return Crossed(z, *both, moved, by, table, lines, (True, True), 0.1, steep)
 
 
 def parted(terms, orders):

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from handwave.crossings import nodes
 from handwave.lengths import lengths
+from handwave.mixtures import Below
 from handwave.quadrature import Elementwise
 from handwave.shaping import Shaping
 from handwave.signals import Signal, same, shaping
+from handwave.units import Units
 from handwave.wandering import CLASSES, Wander
 
 _LOOKS = 401  # nodes at which a line is told
@@ -32,7 +34,21 @@ class Addend:
     @classmethod
     def of(cls, signal: Signal) -> "Addend | None":
         """Read it off a signal; None where it is no function of Gaussian units."""
-        return None if signal.function is None else cls(signal, signal.function)
+        if signal.function is not None:
+            return cls(signal, signal.function)
+        return cls._of_largest(signal, signal.law) if signal.law else None
+
+    @classmethod
+    def _of_largest(cls, signal: Signal, law: Elementwise) -> "Addend":
+        """Put the largest of windows down as a function of one Gaussian, as they are alike."""
+        units, moments = signal.units, signal.moments
+        wander = Below(Shaping.of(law, 0.0, 1.0)).of_pairs(signal.wander)
+        # Not the likeness of windows: that of neighbours differs from unit to unit.
+        wander = replace(wander, noise=0.0, own_noise=0.0, lengths=units.wander.lengths)
+        mean, second = wander.mean(torch.clone, power=1.0), signal.second / moments.second_moment
+        units = Units(wander, units.count, wander.of_one_unit, known_mean=mean)
+        base = replace(signal, mean=0 * second, second=second, units=units, function=same, law=None)
+        return cls(replace(signal, base=base, function=law), law)
 
     @property
     def base(self) -> Signal:
@@ -73,11 +89,11 @@ class Addend:
 
     @property
     def open(self) -> float:
-        """Return what is not known of the mean correlation of units; 0 behind a function.
-
-        What their mean makes of the second moment behind it, that has taken along.
-        """
-        return self._open if self.straight else 0.0
+        """Return what is not known of the mean correlation of units, or counts as much as that."""
+        if self.straight:
+            return self._open
+        line = float(self.series.values[1])
+        return self.open_mean / line if line else 0.0
 
     @property
     def open_mean(self) -> float:
@@ -85,6 +101,8 @@ class Addend:
         units = self.base.units
         if self.straight:
             return self._open * self.signal.moments.var
+        if self.signal.law:
+            return self._of_size
         if units.crossed:
             return units.crossed.open_mean(self.function)
         if units.settled:
@@ -99,3 +117,11 @@ class Addend:
         mean = law.mean**2 / (law.second_moment or 1.0)
         open_ = units.wander.mean(torch.clone, power=1.0) - max(units.known_mean, mean)
         return max(open_, 0.0) / (1 - mean or 1.0)
+
+    @property
+    def _of_size(self) -> float:
+        """Return the variance of a unit's mean, if that makes what its second moment varies by."""
+        signal = self.signal
+        law, fresh = signal.moments, signal.wander.cumulants[1] - signal.units.wander.cumulants[1]
+        share = law.mean**2 / law.second_moment
+        return fresh * signal.units.count * law.second_moment / (4 * share) if share else 0.0

@@ -108,6 +108,8 @@ def _of_one_gaussian(total: Signal, parts: tuple[Addend, Addend], mixed: _Mixed)
     wander = replace(below.of_pairs(total.wander), cumulants=mixed.wander.cumulants)
     wander = replace(wander, **_before_drawn(parts, law.second_moment, wander, series))
     open_ = sum(part.open_mean for part in parts) / float(series.values[1])
+    # What is not known of the mean is likeness, be it among that which pairs have or not.
+    wander = wander.moved(max(open_ - wander.mean(torch.clone, power=1.0), 0.0))
     units = Units(
         wander,
         total.units.count,
@@ -172,12 +174,22 @@ def _crossed(parts: tuple[Addend, Addend], function: Elementwise, mixed: _Mixed)
     one, other = (part.correlated() for part in parts)
     if not _alike(one, other):
         one, other = _averaged(one), _averaged(other)
-    alike = _powers(parts, (one, other))
-    return Crossed(below(total), one, other, below(moved), by, alike, mixed.cross, slope.square())
+    return Crossed(
+        below(total),
+        one,
+        other,
+        below(moved),
+        by,
+        _powers(parts, (one, other)),
+        open=(parts[0].open, parts[1].open),
+        straight=(parts[0].straight, parts[1].straight),
+        cross=mixed.cross,
+        steep=slope.square(),
+    )
 
 
 def _powers(parts: tuple[Addend, Addend], pairs: tuple[Wander, Wander]) -> Tensor:
-    """Average ρ₁ʲ·ρ₂ᵏ over all pairs of points; of ρ₁ and ρ₂ alone, what is not known of them."""
+    """Average ρ₁ʲ·ρ₂ᵏ over all pairs of points."""
     made = [
         [over_pairs(*pairs, lambda a, b, j=j, k=k: a**j * b**k) for k in range(_ORDERS)]
         for j in range(_ORDERS)
@@ -186,7 +198,6 @@ def _powers(parts: tuple[Addend, Addend], pairs: tuple[Wander, Wander]) -> Tenso
     steep = math.prod(part.steep() for part in parts)
     seen = parts[1].signal.wander
     table[1, 1] += seen.echo * seen.echoed / steep if steep else 0.0
-    table[1, 0], table[0, 1] = (part.open for part in parts)
     return table
 
 

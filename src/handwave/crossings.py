@@ -1,6 +1,7 @@
 """A sum of functions of two independent Gaussians: what both of them make together."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +26,11 @@ class Crossed:
         first, second: correlations of both, of the same pairs.
         moved: z where the second moment of the sum has wandered.
         by: log of that second moment, over what it was.
-        alike: averages over all pairs of points of ρ₁ʲ·ρ₂ᵏ, of both correlations; of either
-            alone, what is not known of it (orders, orders).
+        alike: averages over all pairs of points of ρ₁ʲ·ρ₂ᵏ, of both correlations
+            (orders, orders).
+        open: of the averages of ρ₁ and of ρ₂, what is not known.
+        straight: whether the parts are Gaussian themselves; what the mean of another makes of its
+            second moment, that has taken along.
         cross: relative variance of the sum's second moment that products of both parts make.
         steep: square of the slope of all that was put on the first part, at its nodes (nodes,).
     """
@@ -37,6 +41,8 @@ class Crossed:
     moved: Tensor
     by: float
     alike: Tensor
+    open: tuple[float, float]
+    straight: tuple[bool, bool]
     cross: float
     steep: Tensor
 
@@ -46,11 +52,13 @@ class Crossed:
         second, moved = float(found[0, 0]), float(mean_of(function(self.moved).square()))
         if not second > 0:
             return Together(0.0, 0.0)
-        return Together(self._open(found / second), math.log(moved / second) / self.by)
+        lines = [part * own for part, own in zip(self.open, self.straight, strict=True)]
+        slope = math.log(moved / second) / self.by
+        return Together(self._left(found / second, lines), slope)
 
     def open_mean(self, function: Elementwise) -> float:
         """Return what is not known of the mean of E[f_a·f_b] over all pairs of points."""
-        return self._open(self._coefficients(function(self.z), len(self.alike)))
+        return self._left(self._coefficients(function(self.z), len(self.alike)), self.open)
 
     def likeness(self, function: Elementwise, after: Wander) -> dict[str, Tensor]:
         """Return the likeness of different f(z) by class of pairs.
@@ -79,10 +87,12 @@ class Crossed:
         table = hermite(nodes(len(self.z)), orders) * normal(len(self.z))
         return table @ values @ table.T
 
-    def _open(self, coefficients: Tensor) -> float:
-        terms = coefficients.square() * self.alike
-        terms[0, 0] = terms[0, 2] = terms[2, 0] = 0.0
-        return float(terms.sum())
+    def _left(self, coefficients: Tensor, lines: Sequence[float]) -> float:
+        """Add up what is not known: lines, and all but the squares of either Gaussian alone."""
+        alike = self.alike.clone()
+        alike[0, 0] = alike[0, 2] = alike[2, 0] = 0.0
+        alike[1, 0], alike[0, 1] = lines
+        return float((coefficients.square() * alike).sum())
 
     def passed(self, slope: Elementwise) -> float:
         """Return E[f′²·g′²]/(E[f′²]·E[g′²]), of f on the sum and g on its first part.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from handwave.averages import NORMAL, WEIGHTS, Averages, Slopes, common, slopes_of
+from handwave.mixtures import of_sum
 from handwave.moments import Moments
 from handwave.pools import Pool
 from handwave.positions import Decay
@@ -153,7 +154,18 @@ def largest(pool: Pool, signal: Signal, function: Elementwise) -> Signal:
     _tell(signal, of, (count, law.mean, law.second_moment))
     made = averages.followed(after, series, _slopes(of, count, law))
     off = made.wander.plus(_error(signal, after, count, apart) ** 2)
-    return replace(made, common=common(signal, after), wander=off)
+    put = _law(function, law, (apart, averages.left, count))
+    return replace(made, common=common(signal, after), wander=off, law=put)
+
+
+def _law(
+    function: Elementwise, law: Moments, window: tuple[float, float, float]
+) -> Elementwise | None:
+    """Return the function of one standard normal number that has the law of the largest."""
+    apart, left, count = window
+    above = apart * above_mean(round(count))
+    over = of_sum(above, torch.full_like(above, 1 / len(above)), math.sqrt(left))
+    return over and (lambda z: function(law.mean + law.std * over(z)))
 
 
 def _slopes(of: _Largest, count: float, law: Moments) -> Slopes:

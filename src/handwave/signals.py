@@ -66,6 +66,7 @@ class Signal:
             a norm right in front takes out, beyond what it takes of any gradient.
         feedback: what whatever takes this signal may say of its gradient.
         largest: of the largest of windows, the layer that took them, and what it took them from.
+        law: of the largest, the function of a standard normal number that has its law.
     """
 
     shape: tuple[int, ...] | None
@@ -81,6 +82,7 @@ class Signal:
     taken: float = 0.0
     feedback: Feedback = field(default_factory=Feedback, repr=False)
     largest: "tuple[nn.Module, Signal] | None" = field(default=None, repr=False)
+    law: Elementwise | None = field(default=None, repr=False)
 
     @property
     def moments(self) -> Moments:
