@@ -57,6 +57,24 @@ def test_bands_of_blocks_of_convolutions_fit(activation, images):
     gradients_fit(found, rows)
 
 
+def behind_windows(pool):
+    first = conv(4, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), pool
+    model = lecun(*first, *maps(nn.ReLU), *maps(nn.ReLU), nn.AdaptiveAvgPool2d(1))
+    found = draw(model, batch(8, 4, 12, 12), DRAWS, again=redraw)
+    return found, [place for place, row in enumerate(found.predicted) if row.kind != "BatchNorm2d"]
+
+
+def test_bands_of_blocks_behind_the_largest_of_windows_fit():
+    check(*behind_windows(nn.MaxPool2d(2)), widest=1.6)
+
+
+def test_blocks_behind_windows_that_overlap_are_predicted():
+    found, rows = behind_windows(nn.MaxPool2d(3, 2, 1))
+    for row in rows:
+        expected = found.predicted.layers[row].signal.second_moment
+        assert off(found.second[row], expected, expected) <= 0.02
+
+
 def test_a_global_average_behind_blocks_fits():
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
     model = lecun(conv(4, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), *maps(nn.ReLU), *head)

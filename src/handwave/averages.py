@@ -125,12 +125,15 @@ class Averages:
         noise = units.wander.noise * (1 - self.says)
         drawn = 2 * slopes.turned**2 * noise * units.wander.mean(torch.square)
         own = (rest + self._sizes(slopes) / before.phases) / before.count
+        # Without the mean of all points, it varies at least as that of independent numbers does.
+        alone = (1 - after.wander.mean(torch.clone, power=1.0)) ** 2 / before.count
+        own_noise = max(after.wander.own_noise, fresh.own_noise * part**2, alone)
         wander = replace(
             after.wander,
             cumulants=before.wander.scaled(slopes.size).plus(beyond + own + drawn).cumulants,
             lengths=fresh.lengths * part**2,
             noise=min(max(after.wander.noise, fresh.noise * part**2), 1.0),
-            own_noise=min(max(after.wander.own_noise, fresh.own_noise * part**2), 1.0),
+            own_noise=min(own_noise, 1.0),
         )
         return replace(
             after, wander=wander, units=units, function=None, base=None, taken=0.0, largest=None
