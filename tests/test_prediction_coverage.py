@@ -41,6 +41,11 @@ def networks():
             yield lecun(*blocks(*maps(), activation=activation, norm=nn.BatchNorm2d)), x
     branch = nn.Sequential(nn.LayerNorm(64), *dense()[1:])
     yield lecun(nn.Linear(32, 64), Residual(branch), nn.LayerNorm(64)), batch(16, 32)
+    for images in (batch, one_sided):
+        first, *rest = maps()
+        *branch, last = blocks(*rest, norm=nn.BatchNorm2d)
+        stem = blocks(first, norm=nn.BatchNorm2d)
+        yield lecun(*stem, Residual(nn.Sequential(*branch)), last), images(8, 4, 8, 8)
     first, second, third = maps()
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
     pools = nn.MaxPool2d(2), nn.AvgPool2d(2)
