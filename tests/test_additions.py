@@ -75,6 +75,12 @@ def test_blocks_behind_windows_that_overlap_are_predicted():
         assert off(found.second[row], expected, expected) <= 0.02
 
 
+def test_what_dropout_thins_has_not_the_law_that_it_had():
+    model, norm = lecun(conv(4, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout()), nn.BatchNorm2d
+    trace = hw.predict(model.extend(maps(nn.ReLU, norm)), batch(8, 4, 12, 12))
+    assert trace["5"].note == "no theory: what enters is not Gaussian"
+
+
 def test_a_global_average_behind_blocks_fits():
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
     model = lecun(conv(4, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), *maps(nn.ReLU), *head)

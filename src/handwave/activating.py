@@ -15,7 +15,7 @@ from handwave.positions import shaped
 from handwave.quadrature import Elementwise
 from handwave.settling import left, of_settled
 from handwave.shaping import Shaping
-from handwave.signals import Backward, Feedback, NoTheoryError, Signal, of_input, shaping
+from handwave.signals import Backward, Feedback, Largest, NoTheoryError, Signal, of_input, shaping
 from handwave.wandering import Wander
 
 
@@ -26,7 +26,7 @@ def activation(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
     change which one is the largest.
     """
     if signal.largest:
-        return _on_largest(layer, *signal.largest)
+        return _on_largest(layer, signal.largest)
     try:
         bare = without_hooks(layer)
         value, slope = elementwise(bare)[0], elementwise(bare, derivative=True)[0]
@@ -43,11 +43,12 @@ def activation(layer: nn.Module, signal: Signal) -> tuple[Signal, Backward]:
         raise NoTheoryError(f"no theory{reason}") from error
 
 
-def _on_largest(layer: nn.Module, pooling: nn.Module, before: Signal) -> tuple[Signal, Backward]:
+def _on_largest(layer: nn.Module, came: Largest) -> tuple[Signal, Backward]:
     """Put a function on all positions first, and take the largest of each window then."""
+    before = came.before
     # What it lets through together with a function in front is told below.
     after = activation(layer, replace(before, feedback=Feedback()))[0]
-    largest, feedback = pool(pooling, after)[0], after.feedback
+    largest, feedback = pool(came.layer, after)[0], after.feedback
     told, inner = before.feedback, before.function
     slope = elementwise(without_hooks(layer), derivative=True)[0]
     assert told.expected

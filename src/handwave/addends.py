@@ -36,7 +36,8 @@ class Addend:
         """Read it off a signal; None where it is no function of Gaussian units."""
         if signal.function is not None:
             return cls(signal, signal.function)
-        return cls._of_largest(signal, signal.law) if signal.law else None
+        law = signal.largest and signal.largest.law
+        return cls._of_largest(signal, law) if law else None
 
     @classmethod
     def _of_largest(cls, signal: Signal, law: Elementwise) -> "Addend":
@@ -47,7 +48,7 @@ class Addend:
         wander = replace(wander, noise=0.0, own_noise=0.0, lengths=units.wander.lengths)
         mean, second = wander.mean(torch.clone, power=1.0), signal.second / moments.second_moment
         units = Units(wander, units.count, wander.of_one_unit, known_mean=mean)
-        base = replace(signal, mean=0 * second, second=second, units=units, function=same, law=None)
+        base = replace(signal, mean=0 * second, second=second, units=units, function=same)
         return cls(replace(signal, base=base, function=law), law)
 
     @property
@@ -95,13 +96,13 @@ class Addend:
         line = float(self.series.values[1])
         return self.open_mean / line if line else 0.0
 
-    @property
+    @cached_property
     def open_mean(self) -> float:
         """Return what is not known of the mean of E[y_a·y_b] over all pairs of points."""
         units = self.base.units
         if self.straight:
             return self._open * self.signal.moments.var
-        if self.signal.law:
+        if self.signal.largest:
             return self._of_size
         if units.crossed:
             return units.crossed.open_mean(self.function)

@@ -89,7 +89,7 @@ class _Mixed:
         kept = 1.0 if inherited else mine
         fresh = new.cumulants[1] - old.cumulants[1] if inherited else new.cumulants[1]
         mixed = replace(mixed, cumulants=old.cumulants, known=old.known and new.known)
-        both = max(over_pairs(old, new, torch.mul) + new.echo * new.echoed, 0.0)
+        both = max(over_pairs(old, new, torch.mul) + new.repeated, 0.0)
         cross = 4 * mine * theirs * both / count
         return cls(mixed.scaled(kept).plus(fresh * theirs**2), cross, inherited)
 
@@ -196,8 +196,7 @@ def _powers(parts: tuple[Addend, Addend], pairs: tuple[Wander, Wander]) -> Tenso
     ]
     table = torch.tensor(made, dtype=torch.float64).clamp_min(0)
     steep = math.prod(part.steep() for part in parts)
-    seen = parts[1].signal.wander
-    table[1, 1] += seen.echo * seen.echoed / steep if steep else 0.0
+    table[1, 1] += parts[1].signal.wander.repeated / steep if steep else 0.0
     return table
 
 

@@ -52,21 +52,23 @@ def left_open(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float
         terms: what that makes of all pairs.
         told: what is known.
     """
+    if shaping.together:
+        return shaping.together.beyond
     share = shaping.mean_share
     mean = seen.mean(torch.clone, power=1.0) - share
     known_mean = max(told.mean - share, 0.0)
     whole = seen.mean(torch.square) + seen.noise - share * share - 2 * share * mean
     known = max(told.square / 2 - share * share - 2 * share * known_mean, 0.0)
-    line = terms.line - terms.by_mean * (min(known_mean / mean, 1.0) if mean > 0 else 1.0)
-    if shaping.together:
-        return shaping.together.beyond
     square = terms.square - terms.by_size * (min(known / whole, 1.0) if whole > 0 else 1.0)
     even = terms.beyond - terms.odd
     taken = 1.0 if told.settled else 1 - told.size_left
     if taken:
         even = max(even - taken * _of_size(seen, shaping), _UNKNOWN_AT_LEAST * even)
-    settled = bool(told.settled)
-    odd = _odd_of_settled(seen, shaping, terms, told) if settled else max(line, 0.0) + terms.odd
+    if told.settled:
+        odd = _odd_of_settled(seen, shaping, terms, told)
+    else:
+        line = terms.line - terms.by_mean * (min(known_mean / mean, 1.0) if mean > 0 else 1.0)
+        odd = max(line, 0.0) + terms.odd
     return odd + max(square, 0.0) + even
 
 

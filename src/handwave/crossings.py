@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ class Crossed:
 
     def _coefficients(self, values: Tensor, orders: int) -> Tensor:
         """Expand in Hermite polynomials of both Gaussians: (nodes, nodes) to (orders, orders)."""
-        table = hermite(nodes(len(self.z)), orders) * normal(len(self.z))
+        table = _weighted(len(self.z), orders)
         return table @ values @ table.T
 
     def _left(self, coefficients: Tensor, lines: Sequence[float]) -> float:
@@ -104,6 +105,12 @@ class Crossed:
         both, first = mean_of(square * self.steep[:, None]), self.steep @ normal(len(self.steep))
         alone = float(mean_of(square) * first)
         return float(both) / alone if alone > 0 else 1.0
+
+
+@cache
+def _weighted(count: int, orders: int) -> Tensor:
+    """Return Hermite polynomials at nodes, times their probabilities (orders, nodes)."""
+    return hermite(nodes(count), orders) * normal(count)
 
 
 def nodes(count: int) -> Tensor:

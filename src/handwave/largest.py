@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from handwave.averages import NORMAL, WEIGHTS, Averages, Slopes, common, slopes_of
 from handwave.mixtures import of_sum
@@ -13,7 +13,7 @@ from handwave.moments import Moments
 from handwave.pools import Pool
 from handwave.positions import Decay
 from handwave.quadrature import Elementwise
-from handwave.signals import NoTheoryError, Signal
+from handwave.signals import Largest, NoTheoryError, Signal
 
 # Of E[f²], what a function may fall by and still be taken for one that rises.
 _FALL = 0.1
@@ -131,7 +131,7 @@ def _expected(y: Tensor) -> float:
     return float(WEIGHTS @ y.mean((0, 2)))
 
 
-def largest(pool: Pool, signal: Signal, function: Elementwise) -> Signal:
+def largest(pool: Pool, signal: Signal, function: Elementwise, layer: nn.Module) -> Signal:
     """Follow the largest of each window.
 
     Writes in the feedback of `signal` which slopes of the activation in front a gradient meets.
@@ -154,8 +154,9 @@ def largest(pool: Pool, signal: Signal, function: Elementwise) -> Signal:
     _tell(signal, of, (count, law.mean, law.second_moment))
     made = averages.followed(after, series, _slopes(of, count, law))
     off = made.wander.plus(_error(signal, after, count, apart) ** 2)
-    put = _law(function, law, (apart, averages.left, count))
-    return replace(made, common=common(signal, after), wander=off, law=put)
+    # A rising function and the largest may change places.
+    came = Largest(layer, signal, _law(function, law, (apart, averages.left, count)))
+    return replace(made, common=common(signal, after), wander=off, largest=came)
 
 
 def _law(

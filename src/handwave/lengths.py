@@ -173,12 +173,9 @@ class _Pairs:
     def __init__(self, wander: Wander, shaping: Shaping) -> None:
         self.wander, self.long = wander, lengths(wander)
         self.noise = wander.noise / (1 - shaping.mean_share) ** 2
-        within = max(wander.inputs - wander.share, 0.0)
-        shares = {"same": wander.share, "within": within, "far": 1 - wander.inputs}
-        self.shares = {name: share for name, share in shares.items() if share}
         self.rho = {
             name: (shaping.unbounded(getattr(wander, name)) / self.long[name]).clamp(-1, 1)
-            for name in self.shares
+            for name in wander.shares
         }
 
     def terms(self, power: int, of_f: Tensor, of_z: Tensor) -> tuple[float, float]:
@@ -209,4 +206,4 @@ class _Pairs:
         return self._over_all(of)
 
     def _over_all(self, of: Callable[[str], Tensor]) -> float:
-        return sum(share * float(of(name).mean()) for name, share in self.shares.items())
+        return sum(share * float(of(name).mean()) for name, share in self.wander.shares.items())

@@ -1,6 +1,7 @@
 """A Gaussian part and one that is not, added up: the sum as a function of one Gaussian."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -80,9 +81,14 @@ class Below:
 
     def of(self, likeness: Tensor) -> Tensor:
         """Return the likeness of standard normal numbers."""
-        rho = torch.linspace(-1, 1, _VALUES, dtype=torch.float64)
-        made = torch.cummax(self.series.likeness(rho), dim=0).values
+        made, rho = self._table
         return torch.as_tensor(np.interp(likeness.numpy(), made.numpy(), rho.numpy()))
+
+    @cached_property
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """Return the likeness of values, from the lowest, and that of the numbers below."""
+        rho = torch.linspace(-1, 1, _VALUES, dtype=torch.float64)
+        return torch.cummax(self.series.likeness(rho), dim=0).values, rho
 
     def of_pairs(self, wander: Wander) -> Wander:
         """Return that of all pairs, each of its own length."""

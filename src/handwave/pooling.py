@@ -58,10 +58,8 @@ def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     if averages:
         after = _averaged(alike, signal, signal.function)
     else:
-        after = largest(windows, signal, signal.function)
+        after = largest(windows, signal, signal.function, layer)
     after = replace(after, shape=shape, wander=after.wander.plus(loose**2))
-    # A rising function and the largest may change places.
-    after = after if averages else replace(after, largest=(layer, signal))
     if windows.overlap:  # gradients of neighbours may be anything from alike to independent
         return after, lambda gradient: None
     power = 2 if averages else 1

@@ -48,6 +48,22 @@ class Feedback:
 
 
 @dataclass(frozen=True)
+class Largest:
+    """Hold where the largest of windows came from.
+
+    Args:
+        layer: that took them.
+        before: what it took them from.
+        law: the function of a standard normal number that has their law; None where its bends
+            are too sharp.
+    """
+
+    layer: nn.Module
+    before: "Signal"
+    law: Elementwise | None
+
+
+@dataclass(frozen=True)
 class Signal:
     """Hold what is known of an output over draws of the weights.
 
@@ -65,8 +81,7 @@ class Signal:
         taken: of the square of a gradient that is one along the numbers y themselves, what share
             a norm right in front takes out, beyond what it takes of any gradient.
         feedback: what whatever takes this signal may say of its gradient.
-        largest: of the largest of windows, the layer that took them, and what it took them from.
-        law: of the largest, the function of a standard normal number that has its law.
+        largest: of the largest of windows, where they came from.
     """
 
     shape: tuple[int, ...] | None
@@ -81,8 +96,7 @@ class Signal:
     drawn: bool = True
     taken: float = 0.0
     feedback: Feedback = field(default_factory=Feedback, repr=False)
-    largest: "tuple[nn.Module, Signal] | None" = field(default=None, repr=False)
-    law: Elementwise | None = field(default=None, repr=False)
+    largest: Largest | None = field(default=None, repr=False)
 
     @property
     def moments(self) -> Moments:

@@ -87,6 +87,18 @@ class Wander:
         return min(self.share * self.far[0].numel(), 1.0)
 
     @property
+    def shares(self) -> dict[str, float]:
+        """Return the share of all pairs of each class that makes them up, where it has any."""
+        within = max(self.inputs - self.share, 0.0)
+        shares = {"same": self.share, "within": within, "far": 1 - self.inputs}
+        return {name: share for name, share in shares.items() if share}
+
+    @property
+    def repeated(self) -> float:
+        """Return the covariance of one likeness with that of what entered a residual branch."""
+        return self.echo * self.echoed
+
+    @property
     def unlike(self) -> float:
         """Return the relative variance of a point's square length, over points and draws."""
         at_one_place = self.same / self.same.mean(0).clamp_min(1e-9)
@@ -202,10 +214,7 @@ def one_input() -> Wander:
 
 def over_pairs(one: Wander, other: Wander, fn: Callable[[Tensor, Tensor], Tensor]) -> float:
     """Average a function of two likenesses over all pairs of points."""
-    within = max(one.inputs - one.share, 0.0)
-    shares = {"same": one.share, "within": within, "far": 1 - one.inputs}
     return sum(
         share * float(fn(getattr(one, name), getattr(other, name)).mean())
-        for name, share in shares.items()
-        if share
+        for name, share in one.shares.items()
     )
