@@ -1,10 +1,11 @@
-"""What a point has in common with all others: what goes when the mean over all points is taken."""
+"""What points have in common: what goes when the mean of all, or of each one's units, is taken."""
 
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from handwave.lengths import of_pairs
 from handwave.pairs import beside
 from handwave.wandering import CLASSES, ROUNDING, Wander, one_input
 
@@ -65,6 +66,74 @@ class Centre:
             "near": own[: len(wander.near)] + beside(own[: len(wander.near)]) - shared,
             "within": inside + ends.moved(inside) - shared,
         }
+
+
+def by_units(wander: Wander, units: float, common: float) -> tuple[Wander, float]:
+    """Take the mean over some units, and over all positions, out of each input.
+
+    Of two points a and b the likeness K(a, b) loses what each has of the other one's mean:
+    mean(K(a, ·))/U of U units, and of what two units have in common, μ(a)·mean(μ), the rest.
+
+    Args:
+        wander: likeness of points before.
+        units: U.
+        common: E[y_i·y_k] of two units of one point, over E[y²].
+
+    Returns:
+        The likeness of what is left, and its share of the second moment.
+    """
+    means = (max(common, 0.0) * wander.same.clamp_min(0)).sqrt()
+    if wander.far[0].numel() == 1:
+        both = of_pairs(wander, means)
+        taken = {
+            name: getattr(wander, name) / units + (1 - 1 / units) * both.get(name, common)
+            for name in CLASSES
+        }
+    else:
+        inside, between = _of_each_input(wander, units, means)
+        taken = inside.of_pairs() | {name: between.of_pairs()[name] for name in ("far", "aligned")}
+    left = {name: getattr(wander, name) - part for name, part in taken.items()}
+    rest = float(left["same"].mean())
+    if rest < ROUNDING:  # the units of an input are one number
+        return one_input(), 0.0
+    noise = min(wander.own_noise / rest**2, 1.0)
+    left = {name: part / rest for name, part in left.items()}
+    left["same"] = left["same"].clamp_min(ROUNDING)
+    return replace(wander, **left, noise=noise, own_noise=noise, echo=wander.echo / rest), rest
+
+
+def _of_each_input(wander: Wander, units: float, means: Tensor) -> tuple[Centre, Centre]:
+    """Return how alike points are to the mean of their own input, and to that of another one.
+
+    Args:
+        wander: likeness of points, in maps.
+        units: of how many units, beside all positions, a mean is taken.
+        means: of units, over drawings of them, by point.
+    """
+    ends, alone = wander.ends, 1 / wander.far[0].numel()
+    within, far = wander.within.mean(0), wander.far.mean(0)
+    if ends is not None:
+        within = replace(ends, second=ends.first).around(wander.within)
+        within, far = (
+            each[torch.arange(len(means)) % len(each)] for each in (within, ends.around(wander.far))
+        )
+    whole = means.flatten(1).mean(1).reshape(-1, *[1] * (means.dim() - 1))
+    inside = alone * wander.same + (1 - alone) * within
+    drawn = (1 - 1 / units) * means
+    made = []
+    for own in (inside / units + drawn * whole, far / units + drawn * whole.mean()):
+        made.append(Centre(wander, float(own.mean()), own.expand_as(wander.same)))
+    return made[0], made[1]
+
+
+def of_unit_length(wander: Wander) -> Wander:
+    """Give all inputs one length; the positions of one keep theirs, in proportion."""
+    each = wander.same.flatten(1).mean(1) if wander.same.dim() > 1 else wander.same
+    by = each.clamp_min(1e-9).rsqrt().reshape(-1, *[1] * (wander.same.dim() - 1))
+    by = by.expand_as(wander.same)
+    both = {"same": by * by} | of_pairs(wander, by)
+    made = {name: getattr(wander, name) * factor for name, factor in both.items()}
+    return replace(wander, **made, lengths=0.0)
 
 
 def centred(wander: Wander) -> tuple[Wander, float]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handwave.centring import by_units, of_unit_length
 from handwave.inverses import Inverse
 from handwave.moments import Moments
 from handwave.running import own_class
@@ -95,7 +96,7 @@ def rms_norm(layer: nn.RMSNorm, signal: Signal) -> tuple[Signal, Backward]:
     count = math.prod(tail)
     unlike = _unlike(signal, wander, count / wander.far[0].numel(), centred=False)
     scale = Scale(var, eps, count, _inverse(wander, var, eps, unlike), unlike, centred=False)
-    after, back = normalized(layer, signal, _of_unit_length(wander), scale)
+    after, back = normalized(layer, signal, of_unit_length(wander), scale)
     return replace(after, units=replace(after.units, of_inputs=unlike)), back
 
 
@@ -151,15 +152,14 @@ def _by_units(layer: Any, signal: Signal, count: float, axis: int) -> tuple[Sign
     """Take each input's mean over its units out, and divide by the root of the variance."""
     wander, second = signal.summed_along(axis), float(signal.second.mean())
     units, common = count / wander.far[0].numel(), signal.common / (second or 1.0)
-    # The mean of all numbers: of units that have two positions' likeness, and what units share.
-    shared = wander.of_inputs(torch.clone) / units + (1 - 1 / units) * common
-    var, unlike = max(second * (1 - shared), 0.0), _unlike(signal, wander, units)
+    around, left = by_units(wander, units, common)
+    var, unlike = second * left, _unlike(signal, wander, units)
     inverse = _inverse(wander, var, layer.eps, unlike)
     if signal.sample is not None:  # the variances themselves
         each = signal.sample.double().reshape(-1, int(count)).var(1, correction=0)
         var, inverse = float(each.mean()), float((1 / (each + layer.eps)).mean())
     scale = Scale(var, layer.eps, count, inverse, unlike)
-    after, back = normalized(layer, signal, _of_unit_length(wander), scale)
+    after, back = normalized(layer, signal, of_unit_length(around), scale)
     return replace(after, units=replace(after.units, of_inputs=unlike, together=units)), back
 
 
@@ -187,13 +187,6 @@ def _inverse(wander: Wander, var: float, eps: float, unlike: float) -> float:
     before = max(wander.cumulants[1] - wander.drawn_lengths + wander.lengths, 0.0)
     mean = Inverse.of(var, eps, unlike + before).mean
     return mean * wander.inverse_square(var, eps) * (var + eps)
-
-
-def _of_unit_length(wander: Wander) -> Wander:
-    """Give all inputs one length; its positions keep theirs, in proportion."""
-    maps = wander.same.reshape(len(wander.same), -1)
-    alike = wander.same / maps.mean(1).clamp_min(1e-9).reshape(-1, *[1] * (wander.same.dim() - 1))
-    return replace(wander, same=alike, lengths=0.0)
 
 
 def normalized(layer: Any, signal: Signal, wander: Wander, scale: Scale) -> tuple[Signal, Backward]:
