@@ -94,9 +94,9 @@ class Units:
         """
         if not shaping.second:
             return self.wander
-        # Behind a norm over units line and square cancel: a sample of pairs tells no lengths.
-        each = shaping.at is not None and not self.of_inputs
-        before, terms = self.wander, Terms.of(self.wander, shaping, each, self.settled > 0)
+        before, each = self.wander, self._each and shaping.at is not None
+        settled = self.settled > 0 or self.of_inputs > 0
+        terms = Terms.of(before, shaping, each, settled)
         spread = terms.spread
         told = Told(self.known, self.known_mean, self.settled, self._size_left, self.explained)
         fresh = left * left_open(before, shaping, terms, told)
@@ -114,6 +114,16 @@ class Units:
             lengths=terms.slope**2 * before.lengths / self.groups + alone,
             skew=terms.skew + skew_kept(before) * before.skew,
         )
+
+    @property
+    def _each(self) -> bool:
+        """Tell whether every pair is taken at its own length.
+
+        Behind a norm over the units of one position line and square cancel: a sample of pairs
+        tells no lengths.
+        """
+        positions = self.wander.far[0].numel()
+        return not self.of_inputs or (positions > 1 and self.together < math.inf)
 
     @property
     def _size_left(self) -> float:
