@@ -1,6 +1,7 @@
 """What a function makes of each entry of a signal, and of the gradient that comes back."""
 
 import copy
+import math
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from handwave.activations import elementwise
+from handwave.centring import around, within
 from handwave.moments import Moments
 from handwave.panels import of_each, variances
 from handwave.pooling import pool
@@ -15,7 +17,8 @@ from handwave.positions import shaped
 from handwave.quadrature import Elementwise
 from handwave.settling import left, of_settled
 from handwave.shaping import Shaping
-from handwave.signals import Backward, Feedback, Largest, NoTheoryError, Signal, of_input, shaping
+from handwave.signals import Backward, Feedback, Largest, NoTheoryError, Signal, of_input, same, shaping
+from handwave.units import Units
 from handwave.wandering import Wander
 
 
@@ -166,8 +169,30 @@ def _of_all_lengths(function: Elementwise, base: Signal, settled: float) -> tupl
     law, wander = base.moments, base.units.wander
     var = law.var * wander.same.clamp_min(0)  # (points, *map)
     gaussian = of_settled(function, law.mean, var.mean(0), 0.0)
-    made = torch.zeros_like(gaussian)
+    made, shares = torch.zeros_like(gaussian), _shares(base.units, settled)
+    # Of all points together, a norm leaves the mean square that it divides by.
+    var = var * (var.mean() / of_settled(same, 0.0, var, settled, shares)[1].mean())
     for at, part in variances(wander.lengths + wander.cumulants[1]):
-        made += part * of_settled(function, law.mean, at * var, settled).mean(1)
+        made += part * of_settled(function, law.mean, at * var, settled, shares).mean(1)
     shift, factor = made[0] - gaussian[0], made[1] / gaussian[1]
     return shift, factor.where(gaussian[1] > 0, 1.0)
+
+
+def _shares(units: Units, settled: float) -> Tensor | None:
+    """Return what each point makes of the mean square that is divided by; (points, *map).
+
+    Args:
+        units: that a norm has settled.
+        settled: relative variance of that mean square, 2/n.
+
+    Returns:
+        Of points as they are, 1/n on average; None where they are not told apart.
+    """
+    wander = units.wander
+    if wander.ends is None or (units.of_inputs and units.together == math.inf):
+        return None
+    alike = (within if units.of_inputs else around)(wander, torch.square)
+    length = wander.same.clamp_min(1e-9)
+    shares = alike / length
+    mean = float((shares * length).mean())
+    return shares * (settled / 2 / mean) if mean else None

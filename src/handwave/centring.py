@@ -1,5 +1,6 @@
 """What points have in common: what goes when the mean of all, or of each one's units, is taken."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +9,33 @@ from torch import Tensor
 from handwave.lengths import of_pairs
 from handwave.pairs import beside
 from handwave.wandering import CLASSES, ROUNDING, Wander, one_input
+
+
+def around(wander: Wander, fn: Callable[[Tensor], Tensor] = torch.clone) -> Tensor:
+    """Average a function of likeness over all pairs that each point is in; (points, *map)."""
+    inputs = wander.inputs
+    return inputs * within(wander, fn) + (1 - inputs) * between(wander, fn)
+
+
+def within(wander: Wander, fn: Callable[[Tensor], Tensor] = torch.clone) -> Tensor:
+    """Average over the pairs of each point with those of its own input, itself included."""
+    ends, alone = wander.ends, 1 / wander.far[0].numel()
+    beside = fn(wander.within)
+    if alone == 1:
+        return fn(wander.same)
+    beside = replace(ends, second=ends.first).around(beside) if ends else beside.mean(0)[None]
+    return alone * fn(wander.same) + (1 - alone) * _of_points(beside, wander)
+
+
+def between(wander: Wander, fn: Callable[[Tensor], Tensor] = torch.clone) -> Tensor:
+    """Average over the pairs of each point with those of other inputs."""
+    far = fn(wander.far)
+    return _of_points(wander.ends.around(far) if wander.ends else far.mean(0)[None], wander)
+
+
+def _of_points(some: Tensor, wander: Wander) -> Tensor:
+    """Give the points that are in no pair the numbers of others."""
+    return some[torch.arange(len(wander.same)) % len(some)]
 
 
 @dataclass(frozen=True)
@@ -27,14 +55,7 @@ class Centre:
     @classmethod
     def of(cls, wander: Wander) -> "Centre":
         """Average over the pairs that each point is in, itself included."""
-        ends = wander.ends
-        if ends is None:
-            return cls.of_place(wander)
-        own = (1 - wander.inputs) * ends.around(wander.far)
-        if (within := wander.inputs - wander.share) > 0:
-            own = own + within * replace(ends, second=ends.first).around(wander.within)
-        own = own[torch.arange(len(wander.same)) % len(own)] + wander.share * wander.same
-        return cls._shifted(wander, own)
+        return cls.of_place(wander) if wander.ends is None else cls._shifted(wander, around(wander))
 
     @classmethod
     def of_place(cls, wander: Wander) -> "Centre":
@@ -110,18 +131,11 @@ def _of_each_input(wander: Wander, units: float, means: Tensor) -> tuple[Centre,
         units: of how many units, beside all positions, a mean is taken.
         means: of units, over drawings of them, by point.
     """
-    ends, alone = wander.ends, 1 / wander.far[0].numel()
-    within, far = wander.within.mean(0), wander.far.mean(0)
-    if ends is not None:
-        within = replace(ends, second=ends.first).around(wander.within)
-        within, far = (
-            each[torch.arange(len(means)) % len(each)] for each in (within, ends.around(wander.far))
-        )
     whole = means.flatten(1).mean(1).reshape(-1, *[1] * (means.dim() - 1))
-    inside = alone * wander.same + (1 - alone) * within
     drawn = (1 - 1 / units) * means
     made = []
-    for own in (inside / units + drawn * whole, far / units + drawn * whole.mean()):
+    for alike, other in ((within(wander), whole), (between(wander), whole.mean())):
+        own = alike / units + drawn * other
         made.append(Centre(wander, float(own.mean()), own.expand_as(wander.same)))
     return made[0], made[1]
 

@@ -13,37 +13,65 @@ _FEWEST = 1.05  # dimensions; of one, a coordinate is 1 or −1
 _MANY = 1e4  # dimensions, whose coordinates are as good as Gaussian
 _NEVER = 1e-20  # probability of what is left out, where f may be too large
 _LEAST = 1e-4  # smaller differences move no moment by a digit that anybody sees
+# Shares are told apart from the first, of 1/n, to the second, in steps of their logarithm.
+_SMALLEST, _LARGEST, _SHARE_STEP = 1e-4, 0.999, 0.1
 _STEP, _SHORTEST = 0.08, 1e-9  # of log Var(z), from one table entry to the next; over the longest
 
 
-def of_settled(fn: Elementwise, mean: float, var: Tensor, settled: float) -> Tensor:
+def of_settled(
+    fn: Elementwise, mean: float, var: Tensor, settled: float, shares: Tensor | None = None
+) -> Tensor:
     """Return E[f(z)] and E[f(z)²] of settled z, of any number of variances.
 
-    n Gaussian numbers over their own root mean square are a direction in n dimensions, drawn at
-    random: z/√n is the sine of an angle, whose density is in proportion to cosⁿ⁻².
+    Of the mean square v that a norm divides by, the point itself makes a share s with its own
+    Gaussian g, and others the rest: z² = q·g²/(s·g² + (1 − s)·χ²ₘ/m), where v has the relative
+    variance 2/n = 2s² + 2(1 − s)²/m. Of evenly spread points s is 1/n: a direction in n dimensions.
 
     Args:
         fn: elementwise.
         mean: of every z.
-        var: of every z, any shape.
+        var: of every z, q; any shape.
         settled: relative variance of the mean square that a norm over many z has settled: 2/n.
+        shares: s of every z, in the shape of var; by default 1/n.
 
     Returns:
         Shape (2, *var.shape).
     """
+    n = min(max(2 / max(settled, _LEAST), _FEWEST), 2 / _LEAST)
+    shares = torch.full_like(var, 1 / n) if shares is None else shares
     high = max(float(var.max()), torch.finfo(var.dtype).tiny / _SHORTEST)
     var = var.clamp_min(high * _SHORTEST)
+    steps = ((n * shares).clamp(_SMALLEST, n * _LARGEST).log() / _SHARE_STEP).round()
+    found = torch.empty(2, *var.shape, dtype=var.dtype)
+    for step in steps.unique().tolist():
+        there = steps == step
+        z, weights = _of_share(min(math.exp(step * _SHARE_STEP) / n, _LARGEST), n)
+        some = weights > _NEVER
+        found[:, there] = _by_table(fn, mean, var[there], z[some], weights[some])
+    return found
+
+
+def _by_table(fn: Elementwise, mean: float, var: Tensor, z: Tensor, weights: Tensor) -> Tensor:
+    """Return E[f] and E[f²] at each of some variances, (2, variances)."""
     low = float(var.min())
     place = (var / low).log() / _STEP
     at = low * (_STEP * torch.arange(int(place.max()) + 2, dtype=var.dtype)).exp()
-    z, weights = _direction(2 / max(settled, _LEAST))
-    z, weights = z[weights > _NEVER], weights[weights > _NEVER]
     y = fn(mean + at.sqrt()[:, None] * z)
     # Over the variance, the second moment of what is homogeneous is a constant.
     table = torch.stack([y @ weights, y * y @ weights / at])
     first = place.long()
     found = torch.lerp(table[:, first], table[:, first + 1], place - first)
     return torch.stack([found[0], found[1] * var])
+
+
+def _of_share(share: float, n: float) -> tuple[Tensor, Tensor]:
+    """Return nodes and weights of a point that makes a share of what it is divided by."""
+    open_ = 1 / n - share * share
+    m = max((1 - share) ** 2 / open_, _FEWEST - 1) if open_ > 1 / _MANY else _MANY
+    z, weights = _direction(m + 1)
+    square = z * z / (m + 1)  # of a direction: g²/(g² + χ²)
+    whole = share * m * square + (1 - share) * (1 - square)
+    return z.sign() * (m * square / whole).sqrt(), weights
 
 
 def left(fn: Elementwise, law: Moments, unlike: float) -> float:
