@@ -1,7 +1,6 @@
 """What a function makes of each entry of a signal, and of the gradient that comes back."""
 
 import copy
-import math
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -9,16 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from handwave.activations import elementwise
-from handwave.centring import around, within
 from handwave.moments import Moments
 from handwave.panels import of_each, variances
 from handwave.pooling import pool
 from handwave.positions import shaped
 from handwave.quadrature import Elementwise
-from handwave.settling import left, of_settled
+from handwave.settling import left, of_settled, shares_of, taken
 from handwave.shaping import Shaping
-from handwave.signals import Backward, Feedback, Largest, NoTheoryError, Signal, of_input, same, shaping
-from handwave.units import Units
+from handwave.signals import (
+    Backward,
+    Feedback,
+    Largest,
+    NoTheoryError,
+    Signal,
+    of_input,
+    same,
+    shaping,
+)
 from handwave.wandering import Wander
 
 
@@ -81,6 +87,7 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
 
     before = signal.feedback.slope
     mean, second = _by_position(function, base)
+    made = replace(signal, mean=mean, second=second).moments
     factor = _by_position(steep, base)[1]
     signal.feedback.passed = _passed(steep, float(factor.mean()), signal, base)
     series = shaping(function, base)
@@ -91,7 +98,7 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
         mean=mean,
         second=second,
         common=series.product(max(-1.0, min(rho, 1.0))),
-        wander=_wander(function, series, base, float(second.mean())),
+        wander=_wander(function, series, base, made),
         function=function,
         base=base,
         taken=0.0,
@@ -106,15 +113,15 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
     return after, back
 
 
-def _wander(function: Elementwise, series: Shaping, base: Signal, second: float) -> Wander:
+def _wander(function: Elementwise, series: Shaping, base: Signal, made: Moments) -> Wander:
     """Follow how alike f(z) are, and how far their second moment, pooled, stands off."""
     units, law = base.units, base.moments
     wander = units.through(series, left(function, law, units.of_inputs))
-    if units.wander.known and law.std and second:
+    if units.wander.known and law.std and made.second_moment:
         # Where f grows with z, units of large z had counted most.
         seen = units.wander.flattened(units.flatter ** min(series.slope**2, 1.0))
         seen = units.met(seen, series.mean_share)
-        wander = replace(wander, **shaped(seen, series, second))
+        wander = replace(wander, **shaped(seen, series, made, units.settled, taken(units)))
     return replace(wander, **units.crossed.likeness(function, wander)) if units.crossed else wander
 
 
@@ -152,7 +159,7 @@ def _by_position(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
     alike, place = torch.unique(rows, dim=0, return_inverse=True)
     means, seconds = alike.double().T
     units, shape = base.units, table[0].shape
-    settled = (1 + units.settled) * (1 + units.of_inputs) - 1
+    settled = units.of_norms
     made = of_each(function, means, seconds, 0.0 if settled else units.unlike)[place]
     mean, second = made.T.reshape(2, *shape)
     if not settled:
@@ -169,30 +176,10 @@ def _of_all_lengths(function: Elementwise, base: Signal, settled: float) -> tupl
     law, wander = base.moments, base.units.wander
     var = law.var * wander.same.clamp_min(0)  # (points, *map)
     gaussian = of_settled(function, law.mean, var.mean(0), 0.0)
-    made, shares = torch.zeros_like(gaussian), _shares(base.units, settled)
+    made, shares = torch.zeros_like(gaussian), shares_of(base.units)
     # Of all points together, a norm leaves the mean square that it divides by.
     var = var * (var.mean() / of_settled(same, 0.0, var, settled, shares)[1].mean())
     for at, part in variances(wander.lengths + wander.cumulants[1]):
         made += part * of_settled(function, law.mean, at * var, settled, shares).mean(1)
     shift, factor = made[0] - gaussian[0], made[1] / gaussian[1]
     return shift, factor.where(gaussian[1] > 0, 1.0)
-
-
-def _shares(units: Units, settled: float) -> Tensor | None:
-    """Return what each point makes of the mean square that is divided by; (points, *map).
-
-    Args:
-        units: that a norm has settled.
-        settled: relative variance of that mean square, 2/n.
-
-    Returns:
-        Of points as they are, 1/n on average; None where they are not told apart.
-    """
-    wander = units.wander
-    if wander.ends is None or (units.of_inputs and units.together == math.inf):
-        return None
-    alike = (within if units.of_inputs else around)(wander, torch.square)
-    length = wander.same.clamp_min(1e-9)
-    shares = alike / length
-    mean = float((shares * length).mean())
-    return shares * (settled / 2 / mean) if mean else None

@@ -6,34 +6,57 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from handwave.lengths import at_lengths, lengths
+from handwave.lengths import at_lengths, lengths, of_pairs
+from handwave.moments import Moments
 from handwave.pairs import neighbours
 from handwave.roots import falling_root
 from handwave.shaping import Shaping
 from handwave.wandering import Wander
 
 
-def shaped(wander: Wander, shaping: Shaping, second: float) -> dict[str, Tensor]:
+def shaped(
+    wander: Wander, shaping: Shaping, law: Moments, settled: float, taken: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """Put f on what two points have in common, each of its own length.
 
     Args:
         wander: of Gaussian z.
         shaping: of f.
-        second: E[f²].
+        law: of f, over all points.
+        settled: relative variance of a unit's mean square that a norm over the batch has taken.
+        taken: by class of pairs, what it has taken of the square of their correlation.
 
     Returns:
         The likeness of different f(z) by class of pairs; nothing where all points are alike.
     """
 
-    def put(series: Shaping, second: Tensor, likeness: Tensor) -> Tensor:
-        return (second * series.likeness(likeness))[None]
+    long, low = lengths(wander), _low(wander, shaping)
+    low[0] += law.mean - low[0].mean()
+    products = [of_pairs(wander, each) for each in low]
+    made = {}
+    for name in [name for name in long if name != "same"]:
+        likeness = getattr(wander, name)
+        rho = (shaping.unbounded(likeness) / long[name]).clamp(-1, 1)
+        square = (rho * rho - taken.get(name, 0.0)) / (1 + settled)
+        powers = (torch.ones_like(rho), rho, square)
+        rest = at_lengths(shaping, long[name], likeness, _beyond)[0]
+        made[name] = sum(p * each[name] for p, each in zip(powers, products, strict=True)) + rest
+    return {name: each / law.second_moment for name, each in made.items()}
 
-    long = lengths(wander)
-    return {
-        name: at_lengths(shaping, long[name], getattr(wander, name), put)[0] / second
-        for name in long
-        if name != "same"
-    }
+
+def _low(wander: Wander, shaping: Shaping) -> Tensor:
+    """Return the first three terms of f at the length of each point; (3, points, *map)."""
+
+    def put(series: Shaping, second: Tensor, _: Tensor) -> Tensor:
+        root = (second / series.second).sqrt() if series.second else second
+        return torch.stack([term * root for term in series.low])
+
+    return at_lengths(shaping, wander.same, wander.same, put)
+
+
+def _beyond(series: Shaping, second: Tensor, likeness: Tensor) -> Tensor:
+    """Return what E[f_a·f_b] has beyond the square of correlation."""
+    return (second / (series.second or 1.0) * series.bent(likeness))[None]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from handwave.centring import Centre, around, within
 from handwave.moments import Moments
 from handwave.quadrature import Elementwise
+from handwave.units import Units
 
 _FEWEST_ANGLES, _ANGLES = 400, 2000  # on each side of the middle
 _FEWEST = 1.05  # dimensions; of one, a coordinate is 1 or −1
@@ -72,6 +74,31 @@ def _of_share(share: float, n: float) -> tuple[Tensor, Tensor]:
     square = z * z / (m + 1)  # of a direction: g²/(g² + χ²)
     whole = share * m * square + (1 - share) * (1 - square)
     return z.sign() * (m * square / whole).sqrt(), weights
+
+
+def shares_of(units: Units) -> Tensor | None:
+    """Return what each point makes of the mean square that a norm divides it by; (points, *map).
+
+    On average over points as they are 1/n, 2/n the relative variance of that mean square; None
+    where points are not told apart.
+    """
+    wander = units.wander
+    if wander.ends is None or (units.of_inputs and units.together == math.inf):
+        return None
+    alike, length = (within if units.of_inputs else around)(wander, torch.square), wander.same
+    shares = alike / length.clamp_min(_SHORTEST)
+    mean = float(alike.mean())
+    return (shares * (units.of_norms / 2 / mean)).clamp(max=1.0) if mean else None
+
+
+def taken(units: Units) -> dict[str, Tensor]:
+    """Return by class of pairs what a norm over the batch takes of the square of correlation.
+
+    Of t² of each point, over the mean square v of all: Cov(t_a²/v, t_b²/v) is, by a line around
+    v = 1, 2ρ² − 2s_a − 2s_b + 2/n, as 2s is Cov(t², v), and 2/n Var(v). Over all pairs nothing is left.
+    """
+    shares = shares_of(units) if units.settled else None
+    return {} if shares is None else Centre(units.wander, units.settled / 2, shares).of_pairs()
 
 
 def left(fn: Elementwise, law: Moments, unlike: float) -> float:

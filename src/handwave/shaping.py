@@ -44,6 +44,7 @@ class Shaping:
         mean, third: E[f] and E[f³].
         at: expands f anew for z of so many times the variance.
         together: of z that stands for a sum of two parts, what f has of both.
+        low: v_0, v_1 and v_2 before they are squared, with their signs; by default of f(z) = z.
     """
 
     values: Tensor
@@ -56,6 +57,7 @@ class Shaping:
     third: float = 0.0
     at: "Callable[[float], Shaping] | None" = field(default=None, repr=False)
     together: Together | None = None
+    low: Tensor = field(default_factory=lambda: torch.tensor([0.0, 1, 0], dtype=torch.float64))
 
     @classmethod
     def of(cls, fn: Elementwise, mean: float, std: float) -> "Shaping":
@@ -63,7 +65,8 @@ class Shaping:
         t, weights, hermite = _grid()
         y = fn(mean + std * t)
         second = float(weights @ y**2)
-        values = (hermite @ (weights * y)).square()
+        of_value = hermite @ (weights * y)
+        values = of_value.square()
         coefficients = hermite @ (weights * y**2)
         squares = coefficients.square()
         # What the series leave out stands in their last terms, so that ρ = 1 is exact.
@@ -78,15 +81,22 @@ class Shaping:
         def at(long: float) -> Shaping:
             return cls.of(fn, mean, std * math.sqrt(long))
 
-        return cls(values, squares, second, slope, growth, share, by_mean, third, at)
+        return cls(
+            values, squares, second, slope, growth, share, by_mean, third, at, low=of_value[:3]
+        )
 
     def longer(self, long: float) -> "Shaping":
         """Return what f does to z of so many times the variance, or nearly: by a power of it."""
         if self.at:
             return self.at(long)
         by = long**self.slope
-        values, squares = by * self.values, by * by * self.squares
-        return replace(self, values=values, squares=squares, second=by * self.second)
+        return replace(
+            self,
+            values=by * self.values,
+            squares=by * by * self.squares,
+            second=by * self.second,
+            low=math.sqrt(by) * self.low,
+        )
 
     @property
     def odd(self) -> "Shaping":

@@ -77,6 +77,11 @@ class Units:
         return replace(self, wander=wander, known=known, crossed=None)
 
     @property
+    def of_norms(self) -> float:
+        """Return the relative variance of what a point's square is divided by, settled by norms."""
+        return (1 + self.settled) * (1 + self.of_inputs) - 1
+
+    @property
     def unlike(self) -> float:
         """Return by how much E[z⁴] of a unit differs from a Gaussian's, relative; above −1.
 
