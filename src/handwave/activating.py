@@ -121,7 +121,7 @@ def _wander(function: Elementwise, series: Shaping, base: Signal, made: Moments)
         # Where f grows with z, units of large z had counted most.
         seen = units.wander.flattened(units.flatter ** min(series.slope**2, 1.0))
         seen = units.met(seen, series.mean_share)
-        wander = replace(wander, **shaped(seen, series, made, units.settled, taken(units)))
+        wander = replace(wander, **shaped(seen, series, made, units.settled, taken(units, seen)))
     return replace(wander, **units.crossed.likeness(function, wander)) if units.crossed else wander
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -63,7 +64,7 @@ def left_open(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float
     even = terms.beyond - terms.odd
     taken = 1.0 if told.settled else 1 - told.size_left
     if taken:
-        even = max(even - taken * _of_size(seen, shaping), _UNKNOWN_AT_LEAST * even)
+        even *= max(1 - taken * _of_size(seen, shaping), _UNKNOWN_AT_LEAST)
     if told.settled:
         odd = _odd_of_settled(seen, shaping, terms, told)
     else:
@@ -111,7 +112,7 @@ def _of_skew(seen: Wander, shaping: Shaping, settled: float) -> float:
 
 
 def _of_size(seen: Wander, shaping: Shaping) -> float:
-    """Return what the size of a unit explains of the fourth term, where all have one.
+    """Return what share of the even terms beyond the square the size explains, where all have one.
 
     Of M the points' second moments, the fourth ones of Gaussian points are 3·sym(M⊗M): then
     E[z⁴] is 3·size² in every unit, and nothing is left of 3R² + 6·tr(M⁴) = E[likeness⁴].
@@ -122,4 +123,10 @@ def _of_size(seen: Wander, shaping: Shaping) -> float:
     longer = float(seen.same.square().mean())
     gaussian = 3 * alike**2 * (2 * longer - 1) / (1 + 2 * alike)
     there = seen.mean(lambda likeness: likeness**4, power=4.0)
-    return max(min(gaussian, there), 0.0) * float(shaping.squares[4]) / shaping.second_squared
+    fourth = max(min(gaussian, there), 0.0) * float(shaping.squares[4]) / shaping.second_squared
+    # At one length, as the fourth powers are.
+    whole, odd = (
+        seen.mean(partial(each.beyond, noise=seen.noise), shaping.growth)
+        for each in (shaping, shaping.odd)
+    )
+    return min(fourth / (whole - odd), 1.0) if whole > odd else 0.0

@@ -29,7 +29,6 @@ def shaped(
     Returns:
         The likeness of different f(z) by class of pairs; nothing where all points are alike.
     """
-
     long, low = lengths(wander), _low(wander, shaping)
     low[0] += law.mean - low[0].mean()
     products = [of_pairs(wander, each) for each in low]

@@ -1,6 +1,7 @@
 """Units whose size a norm over the batch has settled: no point is as far out as a Gaussian's."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from handwave.centring import Centre, around, within
 from handwave.moments import Moments
 from handwave.quadrature import Elementwise
 from handwave.units import Units
+from handwave.wandering import Wander
 
 _FEWEST_ANGLES, _ANGLES = 400, 2000  # on each side of the middle
 _FEWEST = 1.05  # dimensions; of one, a coordinate is 1 or −1
@@ -82,23 +84,32 @@ def shares_of(units: Units) -> Tensor | None:
     On average over points as they are 1/n, 2/n the relative variance of that mean square; None
     where points are not told apart.
     """
-    wander = units.wander
-    if wander.ends is None or (units.of_inputs and units.together == math.inf):
+    if units.wander.ends is None or (units.of_inputs and units.together == math.inf):
         return None
-    alike, length = (within if units.of_inputs else around)(wander, torch.square), wander.same
-    shares = alike / length.clamp_min(_SHORTEST)
-    mean = float(alike.mean())
+    shares, mean = _shares(units.wander, within if units.of_inputs else around)
     return (shares * (units.of_norms / 2 / mean)).clamp(max=1.0) if mean else None
 
 
-def taken(units: Units) -> dict[str, Tensor]:
+def taken(units: Units, seen: Wander) -> dict[str, Tensor]:
     """Return by class of pairs what a norm over the batch takes of the square of correlation.
 
     Of t² of each point, over the mean square v of all: Cov(t_a²/v, t_b²/v) is, by a line around
-    v = 1, 2ρ² − 2s_a − 2s_b + 2/n, as 2s is Cov(t², v), and 2/n Var(v). Over all pairs nothing is left.
+    v = 1, 2ρ² − 2s_a − 2s_b + 2/n, as 2s is Cov(t², v), and 2/n Var(v): over all pairs nothing.
+
+    Args:
+        units: that the norm has settled.
+        seen: how alike the points are, as the square is taken of it.
     """
-    shares = shares_of(units) if units.settled else None
-    return {} if shares is None else Centre(units.wander, units.settled / 2, shares).of_pairs()
+    if not units.settled or seen.ends is None:
+        return {}
+    shares, mean = _shares(seen, around)
+    return Centre(seen, mean, shares.clamp(max=1.0)).of_pairs()
+
+
+def _shares(wander: Wander, over: Callable[..., Tensor]) -> tuple[Tensor, float]:
+    """Return the mean of q_b·ρ² of each point a over some pairs, and that of all points as long."""
+    alike = over(wander, torch.square)
+    return alike / wander.same.clamp_min(_SHORTEST), float(alike.mean())
 
 
 def left(fn: Elementwise, law: Moments, unlike: float) -> float:
