@@ -71,12 +71,14 @@ class _Sizes:
             not known, or does not matter.
         known: whether these are those of the very input.
         open: of the relative variance, what the mean square of the weights does not tell.
+        uneven: tr(M⁴)/tr(M²)³ of the points' second moments M; 1 where it is not known.
     """
 
     unlike: float
     each: Tensor | None
     known: bool
     open: float
+    uneven: float = 1.0
 
     @classmethod
     def of(cls, signal: Signal, drawn: Wander) -> "_Sizes":
@@ -91,15 +93,17 @@ class _Sizes:
         covariance = units.covariance if plain and signal.function else None
         if covariance is not None:
             each = torch.linalg.eigvalsh(covariance).clamp_min(0)
-            unlike = 2 * float(each.square().sum() / (each.sum().square() or 1.0))
+            parts = each / (each.sum() or 1.0)
+            square = float(parts.square().sum())
+            unlike, uneven = 2 * square, float((parts**4).sum()) / (square**3 or 1.0)
         else:
-            unlike, each = drawn.of_one_unit, None
+            unlike, uneven, each = drawn.of_one_unit, 1.0, None
             if plain and units.settled and signal.function:  # a norm over the batch in front
                 unlike = 0.0
             elif plain:  # no more squares than points around their mean, and no more than weights
                 each = falling(unlike, min(1 / signal.wander.share - 1, weights))
         told = 2 / weights / unlike if plain and unlike else 0.0
-        return cls(unlike, each, covariance is not None, max(1 - told, 0.0))
+        return cls(unlike, each, covariance is not None, max(1 - told, 0.0), max(uneven, 1.0))
 
 
 def _of_one_size(signal: Signal, drawn: Wander, after: Signal, rest: float, sizes: _Sizes) -> Units:
@@ -114,7 +118,7 @@ def _of_one_size(signal: Signal, drawn: Wander, after: Signal, rest: float, size
     unsure = 0.0 if sizes.known else _SETTLED_ERROR * settled + _EDGE_ERROR * edges
     units = replace(after.units, wander=seen, known=settled, settled=settled, unsure=unsure)
     explained = _explained(signal, seen, rest) if sizes.known else 0.0
-    return replace(units, groups=groups, explained=explained)
+    return replace(units, groups=groups, explained=explained, uneven=sizes.uneven)
 
 
 def _explained(signal: Signal, around: Wander, rest: float) -> float:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -32,6 +31,7 @@ class Told:
         size_left: what a norm over units has left of the square of that variance.
         explained: where sizes are settled, the square of what the weights' own mean tells of
             the mean of all points times their lengths.
+        uneven: tr(M⁴)/tr(M²)³ of the points' second moments M, at least 1.
     """
 
     square: float
@@ -39,6 +39,7 @@ class Told:
     settled: float = 0.0
     size_left: float = 1.0
     explained: float = 0.0
+    uneven: float = 1.0
 
 
 def left_open(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float:
@@ -64,7 +65,7 @@ def left_open(seen: Wander, shaping: Shaping, terms: Terms, told: Told) -> float
     even = terms.beyond - terms.odd
     taken = 1.0 if told.settled else 1 - told.size_left
     if taken:
-        even *= max(1 - taken * _of_size(seen, shaping), _UNKNOWN_AT_LEAST)
+        even *= max(1 - taken * _of_size(seen, told.uneven), _UNKNOWN_AT_LEAST)
     if told.settled:
         odd = _odd_of_settled(seen, shaping, terms, told)
     else:
@@ -111,7 +112,7 @@ def _of_skew(seen: Wander, shaping: Shaping, settled: float) -> float:
     return left * (1 + 1.5 * left) * seen.skew * square**2 * third
 
 
-def _of_size(seen: Wander, shaping: Shaping) -> float:
+def _of_size(seen: Wander, uneven: float) -> float:
     """Return what share of the even terms beyond the square the size explains, where all have one.
 
     Of M the points' second moments, the fourth ones of Gaussian points are 3·sym(M⊗M): then
@@ -122,11 +123,6 @@ def _of_size(seen: Wander, shaping: Shaping) -> float:
     alike = seen.mean(torch.square)
     longer = float(seen.same.square().mean())
     gaussian = 3 * alike**2 * (2 * longer - 1) / (1 + 2 * alike)
+    gaussian *= (1 + 2 * alike * uneven) / (1 + 2 * alike)
     there = seen.mean(lambda likeness: likeness**4, power=4.0)
-    fourth = max(min(gaussian, there), 0.0) * float(shaping.squares[4]) / shaping.second_squared
-    # At one length, as the fourth powers are.
-    whole, odd = (
-        seen.mean(partial(each.beyond, noise=seen.noise), shaping.growth)
-        for each in (shaping, shaping.odd)
-    )
-    return min(fourth / (whole - odd), 1.0) if whole > odd else 0.0
+    return min(max(gaussian, 0.0) / there, 1.0) if there > 0 else 0.0

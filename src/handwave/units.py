@@ -38,6 +38,8 @@ class Units:
             taken away likewise.
         explained: where a norm over the batch has settled sizes, the square of what the weights'
             own mean tells of the mean of all points times their lengths.
+        uneven: tr(M⁴)/tr(M²)³ of the second moments M of points around their mean; 1 where they
+            are spread evenly over some dimensions, or nobody knows.
         together: of how many units a norm has settled that of an input.
         products: that one of them sums, with one set of weights.
         covariance: of what one of them sees, over the points, up to a factor; known of the
@@ -57,6 +59,7 @@ class Units:
     flatter: float = 1.0
     of_inputs: float = 0.0
     explained: float = 0.0
+    uneven: float = 1.0
     together: float = math.inf
     products: float = math.inf
     covariance: Tensor | None = field(default=None, repr=False)
@@ -103,7 +106,9 @@ class Units:
         settled = self.settled > 0 or self.of_inputs > 0
         terms = Terms.of(before, shaping, each, settled)
         spread = terms.spread
-        told = Told(self.known, self.known_mean, self.settled, self._size_left, self.explained)
+        told = Told(
+            self.known, self.known_mean, self.settled, self._size_left, self.explained, self.uneven
+        )
         fresh = left * left_open(before, shaping, terms, told)
         if self.settled or self.of_inputs:
             fresh = max(fresh, _LEFT_AT_LEAST * spread)
