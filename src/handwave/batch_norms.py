@@ -12,7 +12,7 @@ from handwave.moments import Moments
 from handwave.norms import Scale, by_batch, check_channels, normalized
 from handwave.signals import Backward, NoTheoryError, Signal
 from handwave.units import Units
-from handwave.wandering import Wander, one_input
+from handwave.wandering import CLASSES, Wander, one_input
 
 # How well it is known what a settled size had varied by, relative: lengths before and after a
 # mean is taken out differ, and those of positions at an edge differ more.
@@ -28,6 +28,7 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         reason = ": pass a tensor" if signal.wander.known else ""
         raise NoTheoryError(f"no theory of how far inputs differ{reason}")
     around, rest = centred(signal.summed_along(1))
+    around = _as_it_is(signal, around)
     drawn = _as_drawn(signal, around, rest)
     if signal.sample is None:
         var, sizes = float(signal.second.mean()) * rest, _Sizes.of(signal, drawn)
@@ -57,8 +58,19 @@ def _as_drawn(signal: Signal, around: Wander, rest: float) -> Wander:
     """
     units = signal.units
     if signal.base is None and units.phases == 1 and not signal.largest:
-        return centred(units.wander)[0]
+        return _as_it_is(signal, centred(units.wander)[0])
     return replace(around, noise=min(units.wander.own_noise / (rest**2 or 1.0), 1.0))
+
+
+def _as_it_is(signal: Signal, around: Wander) -> Wander:
+    """Take likeness around the mean from the very input, if that is known.
+
+    Where nearly all is the mean's, what is left of likeness is less than pairs tell.
+    """
+    exact = signal.units.around
+    if exact is None or signal.base is not None or not signal.function:
+        return around
+    return replace(around, ends=exact.ends, **{name: getattr(exact, name) for name in CLASSES})
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,9 @@ class Decay:
         powers = math.prod(_along(a, b, self.factor) for a, b in zip(one, other, strict=True))
         return self.floor + (1 - self.floor) * powers
 
-    def of_neighbours(self, axes: int) -> float:
-        """Average over neighbours."""
-        return self.floor + (1 - self.floor) * _beside(self.factor, axes)
+    def of_neighbours(self, axes: int, steps: int = 1) -> float:
+        """Average over neighbours, or over positions so many steps apart."""
+        return self.floor + (1 - self.floor) * _beside(self.factor**steps, axes)
 
 
 def _along(one: Tensor, other: Tensor, factor: float) -> float:

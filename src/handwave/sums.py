@@ -104,7 +104,9 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
         wander = replace(wander, noise=noise, own_noise=own)
     shape = (*shape[: -axes - 1], layer.out_channels, *count.shape)
     after = _draw(layer, replace(signal, shape=shape), wander, (count, mean, second))
-    after = replace(after, units=replace(after.units, covariance=exact and exact.covariance))
+    if exact:
+        known = replace(after.units, covariance=exact.covariance, around=exact.around)
+        after = replace(after, units=known)
     factor = Moments.of(layer.weight).second_moment * layer.out_channels / layer.groups
     return after, lambda gradient: factor * windows.transposed(gradient.expand(count.shape))
 

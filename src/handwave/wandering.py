@@ -158,8 +158,9 @@ class Wander:
         alone = self.share * float((self.same.clamp_min(0) ** 2).mean())
         kept = min(math.sqrt(max(left * whole - alone, 0.0) / max(whole - alone, 1e-9)), 1.0)
         far, aligned, within = (kept * part for part in (self.far, self.aligned, self.within))
-        # Neighbours that are nearly one stay so.
-        near = self.near + (1 - kept) * (self.near.square() - self.near)
+        # Neighbours that are nearly one stay so, whatever their length.
+        same = self.same[torch.arange(len(self.near)) % len(self.same)].clamp_min(1e-9)
+        near = self.near * (1 - (1 - kept) * (1 - (self.near / same).clamp(0, 1)))
         made = replace(self, far=far, aligned=aligned, near=near, within=within)
         return made.moved(self.mean(torch.clone, power=1.0) - made.mean(torch.clone, power=1.0))
 

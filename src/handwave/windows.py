@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
-from handwave.pairs import moved, neighbours
+from handwave.pairs import moved, neighbours, of_tensor
+from handwave.positions import Decay
 from handwave.twins import twin
 from handwave.wandering import CLASSES, Wander, on_map
 
@@ -28,12 +29,14 @@ class Alike(NamedTuple):
         within: mean likeness of windows of one input, each with itself included.
         covariance: of what a window sees, up to a factor, if every unit sees the same with one
             set of weights.
+        around: likewise, how alike these are around the mean of all.
     """
 
     mean: float
     square: float
     within: float
     covariance: Tensor | None
+    around: Wander | None
 
 
 class Windows:
@@ -82,11 +85,25 @@ class Windows:
         far, within = (part * overlaps[: len(part)] for part in (averaged.far, averaged.within))
         if len(overlaps) > 1:  # among pairs of different inputs, some are of one position
             far = far + (averaged.aligned.mean() - far.mean()) / places
-        near = averaged.near * beside
+        near = (averaged.near + self._further(wander)) * beside
         share = min(wander.share * math.prod(self.sizes) / places, 1.0)
         kept = wander.kept(self.seen, self.beside)
         averaged = replace(averaged, far=far, within=within, near=near, share=share)
         return averaged.with_noise(kept, kept)
+
+    def _further(self, wander: Wander) -> float:
+        """Return what neighbours have more in common as windows than they had as positions.
+
+        Windows of a stride are several positions apart.
+
+        Args:
+            wander: of the positions.
+        """
+        stride, axes = max(self.layer.stride), len(self.sizes)
+        if stride == 1 or self.layer.transposed:
+            return 0.0
+        decay = Decay.of(wander, self.sizes)
+        return decay.of_neighbours(axes, stride) - decay.of_neighbours(axes)
 
     def _overlaps(self, wander: Wander) -> tuple[Tensor, Tensor]:
         """Return what share of a window the one of its pair sees as well; (pairs, *map).
@@ -136,8 +153,11 @@ class Windows:
         within = float(centers.square().sum((1, 2)).mean()) / trace * windows.shape[-1]
         single = self.groups == 1 and self.phases == 1
         covariance = sigma[0] - torch.outer(center[0], center[0]) / points.shape[1]
-        made = covariance if single else None
-        return Alike(self.phases * mean, self.phases * square, within, made)
+        if not single:
+            return Alike(self.phases * mean, self.phases * square, within, None, None)
+        rest = points[0] - points[0].mean(0)
+        maps = rest.reshape(-1, *self.count.shape, points.shape[-1])
+        return Alike(mean, square, within, covariance, of_tensor(maps.movedim(-1, 1), 1))
 
     def _picking(self) -> Any:
         """Make a layer that has an output for every place in a window, and picks what is there."""
