@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from handwave import Moments, activation_moments
-from handwave.settling import left, of_settled
+from handwave.lengths import of_pairs
+from handwave.pairs import of_tensor
+from handwave.settling import left, of_settled, shares_of, taken
+from handwave.units import Units
+from test_prediction_strokes import strokes
 
 
 def settled(fn, law, n):
@@ -80,3 +84,43 @@ def test_what_is_left_beyond_the_square_is_that_of_a_direction(n):
 
 def test_nothing_is_taken_from_what_no_norm_has_settled():
     assert left(torch.tanh, Moments(0.0, 1.0), 0.0) == 1.0
+
+
+def centred_strokes():
+    """Make the units of a norm over the batch: strokes, each pixel of 3 x 3 without its mean."""
+    points = torch.nn.functional.unfold(strokes(12, 14), 3).reshape(12, 9, 12, 12).double()
+    points = points - points.mean((0, 2, 3), keepdim=True)
+    wander = of_tensor(points, 1)
+    return points, Units(wander, 16.0, wander.of_one_unit, settled=wander.of_one_unit)
+
+
+def test_a_point_has_its_own_share_of_what_it_is_divided_by():
+    # Most points are one and the same short one, and long ones point everywhere.
+    points, units = centred_strokes()
+    shares = shares_of(units)
+    assert float((shares * units.wander.same).mean()) == pytest.approx(units.settled / 2, rel=0.01)
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(9, 4000, generator=generator, dtype=torch.float64)
+    z = torch.einsum("bcij,cu->ubij", points, w)
+    z = z / z.square().mean((1, 2, 3), keepdim=True).sqrt()
+    drawn = float(z.tanh().square().mean())
+    var = units.wander.same
+    var = var * (var.mean() / of_settled(lambda z: z, 0.0, var, units.settled, shares)[1].mean())
+    told, evenly = (
+        float(of_settled(torch.tanh, 0.0, *each)[1].mean())
+        for each in ((var, units.settled, shares), (units.wander.same, units.settled))
+    )
+    assert told == pytest.approx(drawn, rel=0.02)
+    assert evenly > 1.05 * drawn
+
+
+def test_of_all_pairs_a_norm_leaves_nothing_of_the_square():
+    # Lengths included: of q_a·q_b·(ρ² − taken) nothing is left, on average over all pairs.
+    _, units = centred_strokes()
+    wander = units.wander
+    parts, long = taken(units, wander), of_pairs(wander, wander.same)
+    gone = sum(
+        share * float((long[name] * parts[name]).mean()) for name, share in wander.shares.items()
+    )
+    assert gone == pytest.approx(wander.mean(torch.square), rel=0.1)
+    assert taken(Units(wander, 16.0, 0.0), wander) == {}

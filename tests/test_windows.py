@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from handwave.ends import Ends
+from handwave.pairs import of_tensor
 from handwave.wandering import one_input
 from handwave.windows import Windows
 
@@ -77,13 +78,17 @@ def test_windows_of_a_group_are_as_alike_as_their_products_say(groups):
     gram = points @ points.mT
     size = gram.diagonal(dim1=1, dim2=2).mean()
     assert found
-    mean, square, within, covariance = found
+    mean, square, within, covariance, around = found
     assert mean == pytest.approx(float(gram.mean() / size), rel=1e-9)
     assert square == pytest.approx(float(gram.square().mean() / size**2), rel=1e-9)
     images = gram.reshape(groups, 2, 25, 2, 25).diagonal(dim1=1, dim2=3)
     assert within == pytest.approx(float(images.mean() / size), rel=1e-9)
-    assert (covariance is None) == (groups > 1)
+    assert (covariance is None) == (around is None) == (groups > 1)
     if covariance is not None:
+        rest = points[0] - points[0].mean(0)
+        assert float(around.mean(torch.clone, power=1.0)) == pytest.approx(0, abs=1e-9)
+        size = float(rest.square().sum(1).mean())
+        assert float(around.near.max()) <= float(rest.square().sum(1).max()) / size
         of_all = points[0].T.cov(correction=0) * points.shape[1]
         assert torch.allclose(covariance, of_all, atol=1e-9)
 
@@ -115,3 +120,18 @@ def test_neighbours_in_a_window_are_counted(layer, sizes):
 
 def test_a_dilated_window_sees_no_neighbours():
     assert Windows(nn.Conv2d(1, 1, 3, dilation=2), (7, 7), 1.0).beside == 0.0
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_windows_of_a_stride_are_further_apart(stride):
+    # Positions beside each other are alike to 0.8. It falls in a line, not by a factor: 0.1 off.
+    x = torch.randn(24, 4, 30, 30, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x = nn.functional.avg_pool2d(x, 5, 1)
+    layer = nn.Conv2d(4, 8, 3, stride=stride)
+    found = Windows(layer, x.shape[2:], 1.0).average(of_tensor(x, 1))
+    seen = nn.functional.unfold(x, 3, stride=stride).reshape(24, 36, *found.near.shape[1:])
+    square = float(seen.square().sum(1).mean())
+    pairs = [seen[..., 1:, :] * seen[..., :-1, :], seen[..., 1:] * seen[..., :-1]]
+    pairs.append(seen[..., 1:, 1:] * seen[..., :-1, :-1])
+    expected = sum(float(pair.sum(1).mean()) for pair in pairs) / 3 / square
+    assert float(found.near.mean()) == pytest.approx(expected, abs=0.11)
