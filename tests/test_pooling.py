@@ -187,6 +187,23 @@ def test_nothing_is_left_of_nothing():
         assert row.band == (0, 0)
 
 
+@pytest.mark.parametrize("pool", [nn.MaxPool1d(2), nn.AvgPool1d(2)])
+def test_windows_that_leave_out_all_there_is_hand_on_nothing(pool):
+    x = torch.zeros(1, 4, 3)
+    x[..., 2] = 1  # of three positions, the last one is in no window
+    found = hw.predict(nn.Sequential(nn.Conv1d(4, 8, 1, bias=False), nn.ReLU(), pool), x)
+    assert found.layers[1].signal.second_moment > 0
+    assert found.layers[2].signal.second_moment == 0
+
+
+def test_averages_of_equal_inputs_that_cancel_are_no_theory():
+    model = nn.Sequential(
+        conv(4, 16), nn.GroupNorm(16, 16), conv(16, 16), nn.BatchNorm2d(16), nn.AdaptiveAvgPool2d(1)
+    )
+    row = hw.predict(model, torch.ones(2, 4, 9, 9)).layers[-1]
+    assert row.note == "no theory: positions of a window cancel each other"
+
+
 class Wave(nn.Module):
     """Rise and fall."""
 

@@ -98,6 +98,7 @@ def test_a_point_has_its_own_share_of_what_it_is_divided_by():
     # Most points are one and the same short one, and long ones point everywhere.
     points, units = centred_strokes()
     shares = shares_of(units)
+    assert shares is not None
     assert float((shares * units.wander.same).mean()) == pytest.approx(units.settled / 2, rel=0.01)
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(9, 4000, generator=generator, dtype=torch.float64)
@@ -106,10 +107,8 @@ def test_a_point_has_its_own_share_of_what_it_is_divided_by():
     drawn = float(z.tanh().square().mean())
     var = units.wander.same
     var = var * (var.mean() / of_settled(lambda z: z, 0.0, var, units.settled, shares)[1].mean())
-    told, evenly = (
-        float(of_settled(torch.tanh, 0.0, *each)[1].mean())
-        for each in ((var, units.settled, shares), (units.wander.same, units.settled))
-    )
+    told = float(of_settled(torch.tanh, 0.0, var, units.settled, shares)[1].mean())
+    evenly = float(of_settled(torch.tanh, 0.0, units.wander.same, units.settled)[1].mean())
     assert told == pytest.approx(drawn, rel=0.02)
     assert evenly > 1.05 * drawn
 

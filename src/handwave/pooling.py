@@ -45,10 +45,9 @@ def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     if windows.single:
         return signal, lambda gradient: gradient
     shape = (*(signal.shape or ())[: -len(windows.sizes)], *windows.total.shape)
-    if not signal.moments.second_moment:  # nothing is left of nothing
-        units = replace(signal.units, wander=one_input())
-        nothing = replace(signal.pooled(shape), function=None, wander=one_input(), units=units)
-        return nothing, lambda gradient: None
+    # Nothing is left of nothing, nor where windows leave out whatever is something.
+    if not float(windows.of(signal.second.expand(windows.sizes)[None]).sum()):
+        return _nothing(signal, shape), lambda gradient: None
     signal = signal.as_one
     if signal.function is None:
         raise NoTheoryError("no theory: what enters is not Gaussian")
@@ -64,6 +63,13 @@ def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         return after, lambda gradient: None
     power = 2 if averages else 1
     return after, lambda gradient: windows.transposed(gradient, power)
+
+
+def _nothing(signal: Signal, shape: tuple[int, ...]) -> Signal:
+    """Return what is 0 everywhere."""
+    zero, units = number(0.0), replace(signal.units, wander=one_input())
+    after = replace(signal.pooled(shape), mean=zero, second=zero, common=0.0)
+    return replace(after, function=None, wander=one_input(), units=units)
 
 
 def _windows(layer: Any, signal: Signal) -> Pool:
@@ -103,6 +109,8 @@ def _averaged(alike: Windowed, signal: Signal, function: Elementwise) -> Signal:
     same_place = windows.alone * windows.of(signal.wander.same).mean(0)
     beside = alike.own.mean(0) - same_place
     second = windows.alone * square + signal.moments.second_moment * beside
+    if not float(second.mean()) > 0:
+        raise NoTheoryError("no theory: positions of a window cancel each other")
     size, wander = windows.total.square(), alike.averaged()
     after = replace(signal, mean=windows.total * mean, second=size * second, wander=wander)
     averages = Averages.of(windows, signal.base or signal)
