@@ -15,7 +15,7 @@ _ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, *_ADAPTIVE)
 
 # Share of what independent positions leave of a second moment.
-_LEAST = 0.75
+_LEAST = 0.8
 
 Rows = list[Tensor]  # for each axis, the share of each position in each window
 
