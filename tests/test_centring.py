@@ -106,3 +106,9 @@ def test_what_little_is_left_of_likeness_is_told_by_the_very_input():
     found = draw(model, x * 2, DRAWS, again=redraw)
     expected = found.predicted.layers[-1].signal.second_moment
     assert off(found.second[-1], expected, expected) <= 0.02
+
+
+def test_what_a_window_has_averaged_is_not_the_very_input_any_more():
+    first = conv(3, 16, 3), nn.AvgPool2d(2), nn.BatchNorm2d(16), nn.ReLU(), conv(16, 16, 3)
+    x = nn.functional.avg_pool2d(batch(8, 3, 14, 14), 3, 1)
+    check(draw(lecun(*first), x, DRAWS, again=redraw), [0, 1, 3, 4])

@@ -70,7 +70,7 @@ class Averages:
         units = replace(units, wander=wander, known=known, known_mean=units.known_mean / own)
         settled = known if units.settled else 0.0
         units = replace(units, settled=settled, unsure=units.unsure * says, of_inputs=0.0)
-        units = replace(units, covariance=None)
+        units = replace(units, covariance=None, around=None)
         share = law.mean**2 / (law.second_moment or 1.0)
         left = min(max(own - share, 0.0) / (1 - share or 1.0), 1.0)
         return cls(base, units, left, says)

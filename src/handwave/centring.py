@@ -20,11 +20,11 @@ def around(wander: Wander, fn: Callable[[Tensor], Tensor] = torch.clone) -> Tens
 def within(wander: Wander, fn: Callable[[Tensor], Tensor] = torch.clone) -> Tensor:
     """Average over the pairs of each point with those of its own input, itself included."""
     ends, alone = wander.ends, 1 / wander.far[0].numel()
-    beside = fn(wander.within)
     if alone == 1:
         return fn(wander.same)
-    beside = replace(ends, second=ends.first).around(beside) if ends else beside.mean(0)[None]
-    return alone * fn(wander.same) + (1 - alone) * _of_points(beside, wander)
+    others = fn(wander.within)
+    others = replace(ends, second=ends.first).around(others) if ends else others.mean(0)[None]
+    return alone * fn(wander.same) + (1 - alone) * _of_points(others, wander)
 
 
 def between(wander: Wander, fn: Callable[[Tensor], Tensor] = torch.clone) -> Tensor:
@@ -111,8 +111,8 @@ def by_units(wander: Wander, units: float, common: float) -> tuple[Wander, float
             for name in CLASSES
         }
     else:
-        inside, between = _of_each_input(wander, units, means)
-        taken = inside.of_pairs() | {name: between.of_pairs()[name] for name in ("far", "aligned")}
+        own, other = (each.of_pairs() for each in _of_each_input(wander, units, means))
+        taken = own | {name: other[name] for name in ("far", "aligned")}
     left = {name: getattr(wander, name) - part for name, part in taken.items()}
     rest = float(left["same"].mean())
     if rest < ROUNDING:  # the units of an input are one number

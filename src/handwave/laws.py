@@ -123,7 +123,7 @@ def reshape(layer: nn.Flatten, signal: Signal) -> tuple[Signal, Backward]:
         raise NoTheoryError("no theory: it merges positions, and leaves the units apart")
     positions = math.prod(signal.shape[start:]) // signal.shape[axis]
     wander = signal.units.wander.flat(positions)
-    units = replace(signal.units, wander=wander, covariance=None)
+    units = replace(signal.units, wander=wander, covariance=None, around=None)
     after = replace(signal.pooled(shape), wander=signal.wander.flat(positions), units=units)
     return after, _pooled
 
