@@ -63,17 +63,19 @@ def at_lengths(shaping: Shaping, length: Tensor, likeness: Tensor, fn: OfPairs) 
     length, likeness = torch.broadcast_tensors(length.clamp_min(_SHORTEST), likeness)
     step = (length.clamp(1 / _LONGEST, _LONGEST).log() / math.log(_LONGEST) * _STEPS).round()
     share, found = shaping.mean_share, torch.empty(0)
-    whole = share + (1 - share) * length
-    for each in step.unique().tolist():
-        there, long = step == each, _LONGEST ** (each / _STEPS)
+    scaled = (likeness / (share + (1 - share) * length)).flatten()
+    steps, order = step.flatten().sort()
+    each, counts = steps.unique_consecutive(return_counts=True)
+    for at, there in zip(each.tolist(), order.split(counts.tolist()), strict=True):
+        long = _LONGEST ** (at / _STEPS)
         series = shaping.longer(long)
         # Between two steps, the second moment follows a power of the length.
-        second = series.second * (length[there] / long) ** series.slope
-        values = fn(series, second, likeness[there] / whole[there])
+        second = series.second * (length.flatten()[there] / long) ** series.slope
+        values = fn(series, second, scaled[there])
         if not found.numel():
-            found = values.new_zeros(len(values), *likeness.shape)
+            found = values.new_zeros(len(values), likeness.numel())
         found[:, there] = values
-    return found
+    return found.reshape(len(found), *likeness.shape)
 
 
 @dataclass(frozen=True)

@@ -131,11 +131,11 @@ def beside(maps: Tensor, axes: int | None = None) -> Tensor:
         axes: of the map; by default all but the first.
     """
     kinds = neighbours(maps.dim() - 1 if axes is None else axes)
-    if not kinds:
-        return maps
-    return torch.stack(
-        [moved(image, kind) for image, kind in zip(maps, itertools.cycle(kinds), strict=False)]
-    )
+    made = maps.clone()
+    for place, kind in enumerate(kinds):  # pairs come in turns
+        turn = slice(place, None, len(kinds))
+        made[turn] = moved(maps[turn], (0, *kind))
+    return made
 
 
 def moved(image: Tensor, shift: Sequence[int]) -> Tensor:
