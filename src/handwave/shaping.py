@@ -200,8 +200,8 @@ def _growth(square: Tensor, coefficients: Tensor) -> float:
 def series(terms: Tensor, rho: Tensor) -> Tensor:
     """Sum terms_k·ρᵏ by Horner's rule: (terms,) and any shape to that shape."""
     total = torch.zeros_like(rho)
-    for term in terms.flip(0):
-        total = total * rho + term
+    for term in terms.flip(0).tolist():
+        total.mul_(rho).add_(term)
     return total
 
 
