@@ -86,10 +86,11 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
         return slope(inner(z))
 
     before = signal.feedback.slope
-    mean, second = _by_position(function, base)
+    points = _points(base)
+    mean, second = _by_position(function, base, points)
     made = replace(signal, mean=mean, second=second).moments
-    factor = _by_position(steep, base)[1]
-    signal.feedback.passed = _passed(steep, float(factor.mean()), signal, base)
+    factor = _by_position(steep, base, points)[1]
+    signal.feedback.passed = _passed(steep, float(factor.mean()), signal, points)
     series = shaping(function, base)
     law = base.moments
     rho = (base.common - law.mean**2) / law.var if law.var else 0.0
@@ -125,20 +126,23 @@ def _wander(function: Elementwise, series: Shaping, base: Signal, made: Moments)
     return replace(wander, **units.crossed.likeness(function, wander)) if units.crossed else wander
 
 
-def _passed(steep: Elementwise, square: float, signal: Signal, base: Signal) -> float:
+def _passed(
+    steep: Elementwise, square: float, signal: Signal, points: tuple[Tensor, Tensor | None]
+) -> float:
     """Return E[f′²·g′²]/(E[f′²]·E[g′²]), of f and of the function g in front, in a sum maybe.
 
     Args:
         steep: f′.
         square: E[f′²].
         signal: what f is put on.
-        base: of the Gaussian units.
+        points: of the Gaussian units, as `_points` has them.
     """
-    before = signal.feedback.slope
+    before, base = signal.feedback.slope, signal.base or signal
     if before is None or not square:
         return base.units.crossed.passed(steep) if base.units.crossed else 1.0
     both, alone = (
-        float(_by_position(fn, base)[1].mean()) for fn in (lambda z: steep(z) * before(z), before)
+        float(_by_position(fn, base, points)[1].mean())
+        for fn in (lambda z: steep(z) * before(z), before)
     )
     return both / (square * alone) if alone else 1.0
 
@@ -151,34 +155,45 @@ def _on_sample(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[
     return of_input(value(sample.double()).to(sample.dtype)), lambda gradient: gradient * factor
 
 
-def _by_position(function: Elementwise, base: Signal) -> tuple[Tensor, Tensor]:
+def _by_position(
+    function: Elementwise, base: Signal, points: tuple[Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor]:
     """Return mean and second moment of function(z) at every position."""
     table = torch.stack(torch.broadcast_tensors(base.mean, base.second))  # (2, *map)
     # Rounding alone tells apart what symmetry makes equal.
     rows = table.reshape(2, -1).T.to(torch.float32)
     alike, place = torch.unique(rows, dim=0, return_inverse=True)
     means, seconds = alike.double().T
-    units, shape = base.units, table[0].shape
-    settled = units.of_norms
+    units, shape, settled = base.units, table[0].shape, base.units.of_norms
     made = of_each(function, means, seconds, 0.0 if settled else units.unlike)[place]
     mean, second = made.T.reshape(2, *shape)
     if not settled:
         return mean, second
-    shift, factor = _of_all_lengths(function, base, settled)
+    shift, factor = _of_all_lengths(function, base, points)
     return mean + shift, second * factor
 
 
-def _of_all_lengths(function: Elementwise, base: Signal, settled: float) -> tuple[Tensor, Tensor]:
+def _points(base: Signal) -> tuple[Tensor, Tensor | None]:
+    """Return the variance of every point, and what it makes of what a norm divides it by."""
+    units, settled = base.units, base.units.of_norms
+    var = base.moments.var * units.wander.same.clamp_min(0)  # (points, *map)
+    if not settled:
+        return var, None
+    shares = shares_of(units)
+    # Of all points together, a norm leaves the mean square that it divides by.
+    return var * (var.mean() / of_settled(same, 0.0, var, settled, shares)[1].mean()), shares
+
+
+def _of_all_lengths(
+    function: Elementwise, base: Signal, points: tuple[Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor]:
     """Return by how much E[f(z)] moves at every position, and what E[f(z)²] is multiplied by.
 
     Points have all lengths that they have, and z the law of settled ones.
     """
-    law, wander = base.moments, base.units.wander
-    var = law.var * wander.same.clamp_min(0)  # (points, *map)
-    gaussian = of_settled(function, law.mean, var.mean(0), 0.0)
-    made, shares = torch.zeros_like(gaussian), shares_of(base.units)
-    # Of all points together, a norm leaves the mean square that it divides by.
-    var = var * (var.mean() / of_settled(same, 0.0, var, settled, shares)[1].mean())
+    law, wander, settled = base.moments, base.units.wander, base.units.of_norms
+    gaussian = of_settled(function, law.mean, law.var * wander.same.clamp_min(0).mean(0), 0.0)
+    made, (var, shares) = torch.zeros_like(gaussian), points
     for at, part in variances(wander.lengths + wander.cumulants[1]):
         made += part * of_settled(function, law.mean, at * var, settled, shares).mean(1)
     shift, factor = made[0] - gaussian[0], made[1] / gaussian[1]

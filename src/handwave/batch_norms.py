@@ -27,9 +27,10 @@ def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
     if signal.shape is None or not signal.wander.known:
         reason = ": pass a tensor" if signal.wander.known else ""
         raise NoTheoryError(f"no theory of how far inputs differ{reason}")
+    exact = _as_it_is(signal)
     around, rest = centred(signal.summed_along(1))
-    around = _as_it_is(signal, around)
-    drawn = _as_drawn(signal, around, rest)
+    around = replace(around, **exact)
+    drawn = replace(_as_drawn(signal, around, rest), **exact)
     if signal.sample is None:
         var, sizes = float(signal.second.mean()) * rest, _Sizes.of(signal, drawn)
         inverse = Inverse.of(var, layer.eps, sizes.unlike, sizes.each, layer.num_features)
@@ -58,19 +59,21 @@ def _as_drawn(signal: Signal, around: Wander, rest: float) -> Wander:
     """
     units = signal.units
     if signal.base is None and units.phases == 1 and not signal.largest:
-        return _as_it_is(signal, centred(units.wander)[0])
+        return centred(units.wander)[0]
     return replace(around, noise=min(units.wander.own_noise / (rest**2 or 1.0), 1.0))
 
 
-def _as_it_is(signal: Signal, around: Wander) -> Wander:
-    """Take likeness around the mean from the very input, if that is known.
+def _as_it_is(signal: Signal) -> dict[str, Any]:
+    """Return by class how alike points are around their mean, and their ends, of the very input.
 
-    Where nearly all is the mean's, what is left of likeness is less than pairs tell.
+    Where nearly all is the mean's, what is left of likeness is less than pairs tell. Nothing where
+    the input is not known.
     """
-    exact = signal.units.around
-    if exact is None or signal.base is not None or not signal.function:
-        return around
-    return replace(around, ends=exact.ends, **{name: getattr(exact, name) for name in CLASSES})
+    around = signal.units.around
+    if around is None or signal.base is not None or not signal.function:
+        return {}
+    exact = around()
+    return {name: getattr(exact, name) for name in (*CLASSES, "ends")}
 
 
 @dataclass(frozen=True)

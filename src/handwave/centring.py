@@ -142,7 +142,7 @@ def _of_each_input(wander: Wander, units: float, means: Tensor) -> tuple[Centre,
 
 def of_unit_length(wander: Wander) -> Wander:
     """Give all inputs one length; the positions of one keep theirs, in proportion."""
-    each = wander.same.flatten(1).mean(1) if wander.same.dim() > 1 else wander.same
+    each = wander.same.reshape(len(wander.same), -1).mean(1)
     by = each.clamp_min(1e-9).rsqrt().reshape(-1, *[1] * (wander.same.dim() - 1))
     by = by.expand_as(wander.same)
     both = {"same": by * by} | of_pairs(wander, by)

@@ -43,6 +43,13 @@ def lengths(wander: Wander) -> dict[str, Tensor]:
     return of_pairs(wander, wander.same.clamp_min(_SHORTEST).sqrt())
 
 
+def correlations(wander: Wander, shaping: Shaping, long: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the correlation of z by class of pairs, at the products of both lengths."""
+    return {
+        name: (shaping.unbounded(getattr(wander, name)) / long[name]).clamp(-1, 1) for name in long
+    }
+
+
 # What to compute of pairs of about one length: from the shaping there, E[f²], and likeness over
 # that length; returns (values, pairs).
 OfPairs = Callable[[Shaping, Tensor, Tensor], Tensor]
@@ -157,9 +164,14 @@ class Terms:
         return cls(line, square, beyond, odd, line, square, second, slope, same, spread, skew)
 
 
+def growth(series: Shaping, second: Tensor) -> Tensor:
+    """Return by how much f is larger at a length than at that of its series."""
+    return (second / series.second).sqrt() if series.second else second
+
+
 def _of_point(series: Shaping, second: Tensor, _: Tensor) -> Tensor:
     """Return E[f²], its slope by log Var(z), E[f], E[f³], and the slope of E[f²] by E[z]."""
-    root = (second / series.second).sqrt() if series.second else second
+    root = growth(series, second)
     return torch.stack([
         second,
         second * series.slope,
@@ -175,10 +187,7 @@ class _Pairs:
     def __init__(self, wander: Wander, shaping: Shaping) -> None:
         self.wander, self.long = wander, lengths(wander)
         self.noise = wander.noise / (1 - shaping.mean_share) ** 2
-        self.rho = {
-            name: (shaping.unbounded(getattr(wander, name)) / self.long[name]).clamp(-1, 1)
-            for name in wander.shares
-        }
+        self.rho = correlations(wander, shaping, {name: self.long[name] for name in wander.shares})
 
     def terms(self, power: int, of_f: Tensor, of_z: Tensor) -> tuple[float, float]:
         """Average the terms of f² of that power, and what of them those of z explain."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from handwave.lengths import at_lengths, lengths, of_pairs
+from handwave.lengths import at_lengths, correlations, growth, lengths, of_pairs
 from handwave.moments import Moments
 from handwave.pairs import neighbours
 from handwave.roots import falling_root
 from handwave.shaping import Shaping
-from handwave.wandering import Wander
+from handwave.wandering import PAIRS, Wander
 
 
 def shaped(
@@ -29,17 +29,15 @@ def shaped(
     Returns:
         The likeness of different f(z) by class of pairs; nothing where all points are alike.
     """
-    long, low = lengths(wander), _low(wander, shaping)
+    long = {name: each for name, each in lengths(wander).items() if name in PAIRS}
+    low = _low(wander, shaping)
     low[0] += law.mean - low[0].mean()
-    products = [of_pairs(wander, each) for each in low]
+    flat, line, bent = (of_pairs(wander, each) for each in low)
     made = {}
-    for name in [name for name in long if name != "same"]:
-        likeness = getattr(wander, name)
-        rho = (shaping.unbounded(likeness) / long[name]).clamp(-1, 1)
+    for name, rho in correlations(wander, shaping, long).items():
         square = (rho * rho - taken.get(name, 0.0)) / (1 + settled)
-        powers = (torch.ones_like(rho), rho, square)
-        rest = at_lengths(shaping, long[name], likeness, _beyond)[0]
-        made[name] = sum(p * each[name] for p, each in zip(powers, products, strict=True)) + rest
+        rest = at_lengths(shaping, long[name], getattr(wander, name), _beyond)[0]
+        made[name] = flat[name] + line[name] * rho + bent[name] * square + rest
     return {name: each / law.second_moment for name, each in made.items()}
 
 
@@ -47,8 +45,7 @@ def _low(wander: Wander, shaping: Shaping) -> Tensor:
     """Return the first three terms of f at the length of each point; (3, points, *map)."""
 
     def put(series: Shaping, second: Tensor, _: Tensor) -> Tensor:
-        root = (second / series.second).sqrt() if series.second else second
-        return torch.stack([term * root for term in series.low])
+        return series.low[:, None] * growth(series, second)
 
     return at_lengths(shaping, wander.same, wander.same, put)
 

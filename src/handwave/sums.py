@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,7 +91,8 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
     count, mean, second = (channels * windows.of(part.expand(shape[-axes:])) for part in parts)
     before = signal.summed_along(-axes - 1)
     wander = windows.average(before)
-    exact = None if signal.sample is None else windows.alike(signal.sample.double(), axes)
+    x = None if signal.sample is None else signal.sample.double()
+    exact = None if x is None else windows.alike(x, axes)
     if exact:
         places = windows.count.numel()
         if windows.phases == 1 and places > 1:
@@ -104,8 +106,9 @@ def convolution(layer: _ConvNd, signal: Signal) -> tuple[Signal, Backward]:
         wander = replace(wander, noise=noise, own_noise=own)
     shape = (*shape[: -axes - 1], layer.out_channels, *count.shape)
     after = _draw(layer, replace(signal, shape=shape), wander, (count, mean, second))
-    if exact:
-        known = replace(after.units, covariance=exact.covariance, around=exact.around)
+    if exact and x is not None:
+        around = None if exact.covariance is None else partial(windows.around, x, axes)
+        known = replace(after.units, covariance=exact.covariance, around=around)
         after = replace(after, units=known)
     factor = Moments.of(layer.weight).second_moment * layer.out_channels / layer.groups
     return after, lambda gradient: factor * windows.transposed(gradient.expand(count.shape))

@@ -1,6 +1,7 @@
 """Units that were drawn just now, and what a function of them does to how far they wander."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -44,7 +45,7 @@ class Units:
         products: that one of them sums, with one set of weights.
         covariance: of what one of them sees, over the points, up to a factor; known of the
             model's own input.
-        around: likewise, how alike the points are around the mean of all.
+        around: likewise, computes how alike the points are around the mean of all.
         groups: of channels, of which each unit sees one: of noise in likeness and in lengths,
             the units together have so much less.
         crossed: of units that stand for a sum of two parts, both.
@@ -64,7 +65,7 @@ class Units:
     together: float = math.inf
     products: float = math.inf
     covariance: Tensor | None = field(default=None, repr=False)
-    around: Wander | None = field(default=None, repr=False)
+    around: Callable[[], Wander] | None = field(default=None, repr=False)
     groups: float = 1.0
     crossed: Crossed | None = field(default=None, repr=False)
 

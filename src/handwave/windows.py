@@ -29,14 +29,12 @@ class Alike(NamedTuple):
         within: mean likeness of windows of one input, each with itself included.
         covariance: of what a window sees, up to a factor, if every unit sees the same with one
             set of weights.
-        around: likewise, how alike these are around the mean of all.
     """
 
     mean: float
     square: float
     within: float
     covariance: Tensor | None
-    around: Wander | None
 
 
 class Windows:
@@ -142,22 +140,36 @@ class Windows:
         seen, wide = math.prod(self.layer.kernel_size), self.channels // self.groups
         if x.numel() * seen > _MOST_SEEN or wide * seen > WIDEST:
             return None
-        windows = self._picking().forward(x.flatten(0, -axes - 1)[:, None]).flatten(2)
-        windows = windows.reshape(-1, self.groups, wide * seen, windows.shape[-1])
-        points = windows.permute(1, 0, 3, 2).flatten(1, 2)  # (groups, points, seen by a unit)
+        points, places = self._points(x, axes), self.count.numel()
         sigma, center = points.mT @ points, points.sum(1)
         trace = float(sigma.diagonal(dim1=1, dim2=2).sum(1).mean()) or 1.0
         mean = float(center.square().sum(1).mean()) / trace / points.shape[1]
         square = float(sigma.square().sum((1, 2)).mean()) / trace**2
-        centers = points.reshape(self.groups, -1, windows.shape[-1], points.shape[-1]).mean(2)
-        within = float(centers.square().sum((1, 2)).mean()) / trace * windows.shape[-1]
+        centers = points.reshape(self.groups, -1, places, points.shape[-1]).mean(2)
+        within = float(centers.square().sum((1, 2)).mean()) / trace * places
         single = self.groups == 1 and self.phases == 1
         covariance = sigma[0] - torch.outer(center[0], center[0]) / points.shape[1]
-        if not single:
-            return Alike(self.phases * mean, self.phases * square, within, None, None)
-        rest = points[0] - points[0].mean(0)
-        maps = rest.reshape(-1, *self.count.shape, points.shape[-1])
-        return Alike(mean, square, within, covariance, of_tensor(maps.movedim(-1, 1), 1))
+        made = covariance if single else None
+        return Alike(self.phases * mean, self.phases * square, within, made)
+
+    def around(self, x: Tensor, axes: int) -> Wander:
+        """Return how alike what windows see is around the mean of all, of a single group.
+
+        Args:
+            x: the model's own input, shape (batch, channels, *map), or without a batch.
+            axes: of the map.
+        """
+        points = self._points(x, axes)[0]
+        maps = (points - points.mean(0)).reshape(-1, *self.count.shape, points.shape[-1])
+        return of_tensor(maps.movedim(-1, 1), 1)
+
+    def _points(self, x: Tensor, axes: int) -> Tensor:
+        """Return what each window sees; (groups, windows of all inputs, numbers)."""
+        windows = self._picking().forward(x.flatten(0, -axes - 1)[:, None]).flatten(2)
+        windows = windows.reshape(
+            -1, self.groups, windows.shape[1] * self.channels // self.groups, windows.shape[-1]
+        )
+        return windows.permute(1, 0, 3, 2).flatten(1, 2)
 
     def _picking(self) -> Any:
         """Make a layer that has an output for every place in a window, and picks what is there."""
