@@ -47,6 +47,7 @@ ORDER = [
     "signals",
     "positions",
     "pools",
+    "joint",
     "windowed",
     "averages",
     "largest",

@@ -13,7 +13,7 @@ from handwave.panels import of_each, variances
 from handwave.pooling import pool
 from handwave.positions import shaped
 from handwave.quadrature import Elementwise
-from handwave.settling import left, of_settled, shares_of, taken
+from handwave.settling import left, of_points, of_settled, taken
 from handwave.shaping import Shaping
 from handwave.signals import (
     Backward,
@@ -86,7 +86,7 @@ def _on_units(value: Elementwise, slope: Elementwise, signal: Signal) -> tuple[S
         return slope(inner(z))
 
     before = signal.feedback.slope
-    points = _points(base)
+    points = of_points(base.units, base.moments.var)
     mean, second = _by_position(function, base, points)
     made = replace(signal, mean=mean, second=second).moments
     factor = _by_position(steep, base, points)[1]
@@ -135,7 +135,7 @@ def _passed(
         steep: f′.
         square: E[f′²].
         signal: what f is put on.
-        points: of the Gaussian units, as `_points` has them.
+        points: of the Gaussian units, as `of_points` has them.
     """
     before, base = signal.feedback.slope, signal.base or signal
     if before is None or not square:
@@ -171,17 +171,6 @@ def _by_position(
         return mean, second
     shift, factor = _of_all_lengths(function, base, points)
     return mean + shift, second * factor
-
-
-def _points(base: Signal) -> tuple[Tensor, Tensor | None]:
-    """Return the variance of every point, and what it makes of what a norm divides it by."""
-    units, settled = base.units, base.units.of_norms
-    var = base.moments.var * units.wander.same.clamp_min(0)  # (points, *map)
-    if not settled:
-        return var, None
-    shares = shares_of(units)
-    # Of all points together, a norm leaves the mean square that it divides by.
-    return var * (var.mean() / of_settled(same, 0.0, var, settled, shares)[1].mean()), shares
 
 
 def _of_all_lengths(

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from handwave.averages import NORMAL, WEIGHTS, Averages, Slopes, common, slopes_of
+from handwave.joint import MOST_POSITIONS, Joint, log_normal
 from handwave.mixtures import of_sum
 from handwave.moments import Moments
 from handwave.pools import Pool
 from handwave.positions import Decay
 from handwave.quadrature import Elementwise
 from handwave.signals import Largest, NoTheoryError, Signal
+from handwave.windowed import Windowed
 
 # Of E[f²], what a function may fall by and still be taken for one that rises.
 _FALL = 0.1
@@ -23,13 +25,12 @@ _UNLIKE = 0.2
 
 _DIFFERENCE = 1e-5  # of the rms of z, for a slope
 
-# Equally likely values of a standard normal number, for lengths.
-_LENGTHS = torch.special.ndtri((torch.arange(9, dtype=torch.float64) + 0.5) / 9)
-
 # What it errs by to take positions for alike in pairs, relative: for each unit by which the root of
 # how many there are is above 2; and of what the largest of smooth images is more by than others:
 # these rise towards an edge of a window.
 _MODEL_ERROR, _SMOOTH_ERROR = 0.005, 0.25
+
+_DRAWN = 0.003
 
 # What the shape of the largest is looked at by.
 _DRAWS, _NODES = 1 << 13, 64
@@ -144,16 +145,20 @@ def largest(pool: Pool, signal: Signal, function: Elementwise, layer: nn.Module)
     law, count = base.moments, 1 / float(pool.alone.mean())
     averages = Averages.of(pool, base)
     apart = _apart(averages.left, count)
-    of = _Largest(function, averages.left, apart, _lengths(base.units.unlike))
-    mean, second = _by_window(pool, of, base)
+    of = _Largest(function, averages.left, apart, log_normal(base.units.unlike))
+    few = pool.places[1].shape[1] <= MOST_POSITIONS
+    mean, second = Joint(pool, base).largest(function) if few else _by_window(pool, of, base)
     above = apart * law.std * above_mean(round(count))
     series = averages.given(function, above, torch.full_like(above, 1 / len(above)))
     wander, part = averages.units.through(series), series.second / float(second.mean())
     wander = replace(wander.mapped(lambda likeness: part * likeness), same=wander.same)
     after = replace(signal, mean=mean, second=second, wander=wander)
     _tell(signal, of, (count, law.mean, law.second_moment))
-    made = averages.followed(after, series, _slopes(of, count, law))
-    off = made.wander.plus(_error(signal, after, count, apart) ** 2)
+    slopes = _slopes(of, count, law)
+    made = averages.followed(after, series, slopes)
+    error = _DRAWN if few else _error(signal, after, count, apart)
+    loose = Windowed(pool, base.units.wander).loose * slopes.turned
+    off = made.wander.plus(error**2 + loose**2)
     # A rising function and the largest may change places.
     came = Largest(layer, signal, _law(function, law, (apart, averages.left, count)))
     return replace(made, common=common(signal, after), wander=off, largest=came)
@@ -193,13 +198,6 @@ def _error(signal: Signal, after: Signal, count: float, apart: float) -> float:
     return _MODEL_ERROR * max(math.sqrt(count) - 2, 0.0) + _SMOOTH_ERROR * grown * (1 - apart**2)
 
 
-def _lengths(unlike: float) -> Tensor:
-    """Return equally likely lengths whose squares have this relative variance, log-normal."""
-    spread = math.log1p(max(unlike, 0.0))
-    lengths = torch.exp(math.sqrt(spread) * _LENGTHS / 2)
-    return lengths / lengths.square().mean().sqrt()
-
-
 def _check(pool: Pool, function: Elementwise, base: Signal) -> None:
     """Refuse what the largest z does not decide, or of which too little is known."""
     law = base.moments
@@ -209,7 +207,8 @@ def _check(pool: Pool, function: Elementwise, base: Signal) -> None:
         raise NoTheoryError("no theory: the largest of a function that falls")
     decay, alone = Decay.of(base.units.wander, pool.sizes), float(pool.alone.mean())
     others = (decay.of_pairs(pool.rows, pool.rows) - alone) / max(1 - alone, 1e-9)
-    if alone < 1 and decay.of_neighbours(len(pool.sizes)) - others > _UNLIKE:
+    few = pool.places[1].shape[1] <= MOST_POSITIONS
+    if not few and alone < 1 and decay.of_neighbours(len(pool.sizes)) - others > _UNLIKE:
         raise NoTheoryError("no theory: neighbours are more alike than others of a window")
 
 

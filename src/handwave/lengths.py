@@ -15,7 +15,7 @@ from handwave.wandering import Wander
 # Square lengths up to so many times the average, and down to its inverse, are told apart in so
 # many steps each way.
 _LONGEST, _STEPS = 30.0, 24
-_SHORTEST = 1e-9  # where pooling is followed roughly, a length may come out below nothing
+SHORTEST = 1e-9  # where pooling is followed roughly, a length may come out below nothing
 
 
 def of_pairs(wander: Wander, points: Tensor) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ def of_pairs(wander: Wander, points: Tensor) -> dict[str, Tensor]:
 
 def lengths(wander: Wander) -> dict[str, Tensor]:
     """Return the square lengths of points, and the products of both lengths of pairs, by class."""
-    return of_pairs(wander, wander.same.clamp_min(_SHORTEST).sqrt())
+    return of_pairs(wander, wander.same.clamp_min(SHORTEST).sqrt())
 
 
 def correlations(wander: Wander, shaping: Shaping, long: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -67,7 +67,7 @@ def at_lengths(shaping: Shaping, length: Tensor, likeness: Tensor, fn: OfPairs) 
     Returns:
         Shape (values, *likeness.shape).
     """
-    length, likeness = torch.broadcast_tensors(length.clamp_min(_SHORTEST), likeness)
+    length, likeness = torch.broadcast_tensors(length.clamp_min(SHORTEST), likeness)
     step = (length.clamp(1 / _LONGEST, _LONGEST).log() / math.log(_LONGEST) * _STEPS).round()
     share, found = shaping.mean_share, torch.empty(0)
     scaled = (likeness / (share + (1 - share) * length)).flatten()
@@ -135,7 +135,7 @@ class Terms:
         if not each or wander.ends is None:
             return cls._of_one_length(wander, shaping, of_point[0] / second, skew)
         pairs = _Pairs(wander, shaping)
-        bent, long = of_point[1] / second, wander.same.clamp_min(_SHORTEST)
+        bent, long = of_point[1] / second, wander.same.clamp_min(SHORTEST)
         steep = of_point[4] / second
         if centred:  # all that goes with z adds up to nothing, but in a sample of pairs
             steep = steep - float((steep * long.sqrt()).mean()) * long.sqrt()

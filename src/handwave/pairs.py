@@ -131,11 +131,22 @@ def beside(maps: Tensor, axes: int | None = None) -> Tensor:
         axes: of the map; by default all but the first.
     """
     kinds = neighbours(maps.dim() - 1 if axes is None else axes)
-    made = maps.clone()
-    for place, kind in enumerate(kinds):  # pairs come in turns
-        turn = slice(place, None, len(kinds))
-        made[turn] = moved(maps[turn], (0, *kind))
+    made, turn = maps.clone(), turns(len(maps), len(kinds))
+    for place, kind in enumerate(kinds):
+        made[turn == place] = moved(maps[turn == place], (0, *kind))
     return made
+
+
+def turns(pairs: int, kinds: int) -> Tensor:
+    """Return which direction the neighbour of each pair is in: they take turns.
+
+    Images come in turns as well, and each should meet all directions, however many images there
+    are: of the number of a pair, the sum of its digits to the base of the number of kinds.
+    """
+    left, turn = torch.arange(pairs), torch.zeros(pairs, dtype=torch.int64)
+    while kinds > 1 and bool(left.any()):
+        turn, left = turn + left % kinds, left // kinds
+    return turn % kinds
 
 
 def moved(image: Tensor, shift: Sequence[int]) -> Tensor:

@@ -56,9 +56,10 @@ def pool(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
         raise NoTheoryError("no theory of how alike neighbours are behind other pooling")
     if averages:
         after = _averaged(alike, signal, signal.function)
+        after = replace(after, wander=after.wander.plus(loose**2))
     else:
         after = largest(windows, signal, signal.function, layer)
-    after = replace(after, shape=shape, wander=after.wander.plus(loose**2))
+    after = replace(after, shape=shape)
     if windows.overlap:  # gradients of neighbours may be anything from alike to independent
         return after, lambda gradient: None
     power = 2 if averages else 1

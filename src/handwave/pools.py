@@ -1,6 +1,5 @@
 """Windows of positions, and averages over them."""
 
-import itertools
 from functools import cached_property, reduce
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad
 
-from handwave.pairs import neighbours
+from handwave.pairs import neighbours, turns
 from handwave.wandering import on_map
 
 _ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
@@ -35,6 +34,30 @@ class Pool:
         # What the weights of each window add up to: less than 1 where padding is counted.
         self.total = self.forward(torch.ones(1, *sizes, dtype=torch.float64))[0]
         self.whole = all(bool((rows > 0).all()) for rows in self.rows)
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Return the positions of each window, and which of them it has; windows in a row.
+
+        Those at an edge may have fewer than others: what is missing stands at 0.
+
+        Returns:
+            Shapes (windows, positions, axes) and (windows, positions).
+        """
+        axes = [_of_windows(rows) for rows in self.rows]
+        grids = [
+            torch.cartesian_prod(*(torch.arange(each.shape[by]) for each, _ in axes)).reshape(
+                -1, len(axes)
+            )
+            for by in (0, 1)
+        ]
+        windows, places = grids[0][:, None], grids[1]
+        found = [
+            [part[windows[..., axis], places[:, axis]] for part in each]
+            for axis, each in enumerate(axes)
+        ]
+        at, inside = zip(*found, strict=True)
+        return torch.stack(at, dim=-1), torch.stack(inside).all(0)
 
     @property
     def overlap(self) -> bool:
@@ -71,10 +94,12 @@ class Pool:
 
     def of_neighbours(self, maps: Tensor) -> Tensor:
         """Average over the neighbours in each window; (pairs, *map), of the shifts as they come."""
-        kinds = itertools.cycle(neighbours(len(self.sizes)))
+        kinds = neighbours(len(self.sizes))
         made = [
-            reduce(_contracted, zip(self.rows, kind, strict=True), image)
-            for image, kind in zip(on_map(maps, self.sizes), kinds, strict=False)
+            reduce(_contracted, zip(self.rows, kinds[turn], strict=True), image)
+            for image, turn in zip(
+                on_map(maps, self.sizes), turns(len(maps), len(kinds)).tolist(), strict=True
+            )
         ]
         return torch.stack(made)
 
@@ -110,6 +135,14 @@ def _of_axis(layer: Any, axis: int, size: int) -> Tensor:
         kernel, stride, padding = map(of, (layer.kernel_size, layer.stride, layer.padding))
         made = nn.AvgPool1d(kernel, stride, padding, layer.ceil_mode, count_include_pad=False)
     return made.forward(torch.eye(size, dtype=torch.float64)[None])[0].T
+
+
+def _of_windows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the positions of each window along one axis, and which are any; (windows, most)."""
+    inside = (rows > 0).int().sort(dim=1, descending=True, stable=True)
+    most = int(inside.values.sum(1).max())
+    there = inside.values[:, :most].bool()
+    return inside.indices[:, :most] * there, there
 
 
 def _contracted(image: Tensor, axis: tuple[Tensor, int]) -> Tensor:

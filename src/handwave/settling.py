@@ -78,6 +78,22 @@ def _of_share(share: float, n: float) -> tuple[Tensor, Tensor]:
     return z.sign() * (m * square / whole).sqrt(), weights
 
 
+def of_points(units: Units, var: float) -> tuple[Tensor, Tensor | None]:
+    """Return the variance of every point, and what it makes of what a norm divides it by.
+
+    Args:
+        units: of all points.
+        var: of all of them, pooled.
+    """
+    of_each, settled = var * units.wander.same.clamp_min(0), units.of_norms  # (points, *map)
+    if not settled:
+        return of_each, None
+    shares = shares_of(units)
+    # Of all points together, a norm leaves the mean square that it divides by.
+    left = of_settled(lambda z: z, 0.0, of_each, settled, shares)[1].mean()
+    return of_each * (of_each.mean() / left), shares
+
+
 def shares_of(units: Units) -> Tensor | None:
     """Return what each point makes of the mean square that a norm divides it by; (points, *map).
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
-from handwave.pairs import moved, neighbours, of_tensor
+from handwave.pairs import moved, neighbours, of_tensor, turns
 from handwave.positions import Decay
 from handwave.twins import twin
 from handwave.wandering import CLASSES, Wander, on_map
@@ -126,7 +126,7 @@ class Windows:
         far = sum(each * ends.moved(each.expand(pairs), stride) for each in inside)
         kinds = neighbours(len(self.sizes))
         near = [(inside * moved(inside, (0, *kind))).sum(0) for kind in kinds]
-        order = torch.arange(len(wander.near)) % len(near)
+        order = turns(len(wander.near), len(kinds))
         seen = inside.sum(0).clamp_min(1e-9)
         return far / seen, (torch.stack(near) / seen)[order]
 
