@@ -63,9 +63,9 @@ class Averages:
             wander = wander.mapped(lambda likeness: likeness.clamp(-1, 1))
         of_all, of_averages = (each.mean(torch.square) for each in (before, wander))
         more = of_averages / of_all if of_all else 0.0
-        # At least by what they are of the z; beside a rest that has nothing to do with their size,
-        # averaging one end of a pair leaves as much of a likeness as it leaves of a variance.
-        says = max(min(own * own * more, 1.0), min(more, 1 / more)) if more else 0.0
+        # At least by what they are of the z.
+        told = _told(own, own * own * more, len(pool.sizes))
+        says = min(max(told, min(more, 1 / more)), 1.0) if more else 0.0
         known = units.known * says * of_averages / (of_all or 1.0)
         units = replace(units, wander=wander, known=known, known_mean=units.known_mean / own)
         settled = known if units.settled else 0.0
@@ -163,6 +163,26 @@ class Averages:
         together = math.sqrt(self.says * of_averages / of_all) if of_all else 0.0
         by_all = slopes.size + slopes.turned * (together - 1)
         return by_all**2 * open_ + slopes.turned**2 * of_averages * (1 - self.says)
+
+
+def _told(left: float, square: float, axes: int) -> float:
+    """Return what share of the differences among the sizes of units those of averages explain.
+
+    Of waves that make up the likeness of maps, windows leave a share t each, and units differ by
+    the waves that they see: the share is E[t]²/E[t²]. Of likeness that falls as exp(−d²), and
+    windows of that shape, both are powers of 1 + r and of 1 + 2r, r one number. Of likeness with a
+    longer tail, more is open: by about the square of what windows leave open of it, over what they
+    leave open of its square.
+
+    Args:
+        left: what averages over both ends of a pair leave of likeness.
+        square: E[t²], what they leave of its square.
+        axes: of the map.
+    """
+    of_axis = min(max(square, 0.0), 1.0) ** (2 / axes)
+    open_ = 1 - (4 * of_axis / (1 + of_axis) ** 2) ** (axes / 2)
+    tail = max((1 - left) / (1 - square), 1.0) if square < 1 else 1.0
+    return max(1 - open_ * tail**2, square)
 
 
 def slopes_of(second: Callable[[float, float], float], turned: float) -> Slopes:

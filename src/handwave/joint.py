@@ -11,7 +11,6 @@ from torch import Tensor
 from handwave.lengths import SHORTEST
 from handwave.pairs import moved, neighbours, turns
 from handwave.pools import Pool
-from handwave.positions import Decay
 from handwave.quadrature import Elementwise
 from handwave.settling import of_points
 from handwave.signals import Signal
@@ -140,22 +139,26 @@ class Joint:
     def correlations(self) -> Tensor:
         """Return those of the positions of each window; (images, windows, positions, positions).
 
-        Of neighbours as they are followed; of positions further apart, as models have it.
+        Of neighbours as they are followed; positions further apart have nothing in common beyond
+        what those between them tell.
         """
-        places, axes = self.pool.places[0], len(self.pool.sizes)
-        steps = places[:, :, None] - places[:, None]
-        corner = self._flat(torch.minimum(places[:, :, None], places[:, None]))
+        places, inside = self.pool.places
+        grid = torch.cartesian_prod(*(torch.arange(n) for n in self.pool.spans))
+        grid = grid.reshape(len(inside[0]), -1)
+        steps = grid[:, None] - grid
         apart = steps.abs()
-        decay = Decay.of(self._wander, self.pool.sizes)
-        found = self._correlation(decay.floor + (1 - decay.floor) * decay.factor ** apart.sum(-1))
-        found = found.repeat(self._images, 1, 1, 1)
+        corner = self._flat(torch.minimum(places[:, :, None], places[:, None]))
         beside = self._beside
+        across = _across(*beside.values()) if len(self.pool.sizes) == 2 else None
+        found = torch.zeros(self._images, *corner.shape, dtype=torch.float64)
         for kind, near in beside.items():
-            found = near.flatten(1)[:, corner].where((apart == torch.tensor(kind)).all(-1), found)
-        if axes == 2:
-            across = _across(*beside.values()).flatten(1)[:, corner]
-            found = across.where(steps[..., 0] * steps[..., 1] == -1, found)
-        return found.where(apart.sum(-1) > 0, 1.0)
+            here = (apart == torch.tensor(kind)).all(-1)
+            found = near.flatten(1)[:, corner].where(here, found)
+        if across is not None:
+            found = across.flatten(1)[:, corner].where(steps.prod(-1) == -1, found)
+        found = found * (inside[:, :, None] & inside[:, None])
+        found.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+        return _completed(found, apart.amax(-1) <= 1)
 
     def _correlation(self, likeness: Tensor) -> Tensor:
         law = self.base.moments
@@ -208,6 +211,25 @@ def _across(right: Tensor, below: Tensor, over: Tensor) -> Tensor:
     cd, bd = moved(right, (0, 1, 0)), moved(below, (0, 0, 1))
     both = ab * ac + bd * cd - ad * (ab * cd + ac * bd)
     return (both / (1 - ad.square())).clamp(-1, 1)
+
+
+def _completed(found: Tensor, known: Tensor) -> Tensor:
+    """Fill in correlations, position by position, by what neighbours of it tell.
+
+    Args:
+        found: (…, positions, positions).
+        known: which of them are given.
+    """
+    for place in range(1, len(known)):
+        near, far = known[place, :place].nonzero()[:, 0], (~known[place, :place]).nonzero()[:, 0]
+        if not len(far):
+            continue
+        between = found[..., near[:, None], near] * _ALL_BUT
+        between.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+        told = torch.linalg.solve(between, found[..., near[:, None], far])
+        made = (found[..., place, None, near] @ told)[..., 0, :].clamp(-1, 1)
+        found[..., place, far] = found[..., far, place] = made
+    return found
 
 
 def _parts(shares: Tensor, square: Tensor) -> Tensor:

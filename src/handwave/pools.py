@@ -35,6 +35,11 @@ class Pool:
         self.total = self.forward(torch.ones(1, *sizes, dtype=torch.float64))[0]
         self.whole = all(bool((rows > 0).all()) for rows in self.rows)
 
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Return how many positions a window has at most, along each axis."""
+        return tuple(int((rows > 0).sum(1).max()) for rows in self.rows)
+
     @cached_property
     def places(self) -> tuple[Tensor, Tensor]:
         """Return the positions of each window, and which of them it has; windows in a row.
