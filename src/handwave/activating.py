@@ -22,7 +22,6 @@ from handwave.signals import (
     NoTheoryError,
     Signal,
     of_input,
-    same,
     shaping,
 )
 from handwave.wandering import Wander

@@ -10,7 +10,7 @@ from handwave.shaping import Shaping
 from handwave.wandering import Wander
 
 # Of what a settled size explains, two numbers from a sample of pairs do not cancel better.
-_UNKNOWN_AT_LEAST = 0.1
+_UNKNOWN_AT_LEAST = 0.03
 
 # Where sizes are settled, odd terms fall as this power of 1 + settled: from 1, of points that are
 # spread evenly, to 2; measured on pixels, smooth images and strokes, to 15 % of a band.

@@ -14,7 +14,8 @@ from handwave.moments import Moments
 from handwave.pools import Pool
 from handwave.positions import Decay
 from handwave.quadrature import Elementwise
-from handwave.signals import Largest, NoTheoryError, Signal
+from handwave.settling import left
+from handwave.signals import Largest, NoTheoryError, Signal, shaping
 from handwave.windowed import Windowed
 
 # Of E[f²], what a function may fall by and still be taken for one that rises.
@@ -155,7 +156,7 @@ def largest(pool: Pool, signal: Signal, function: Elementwise, layer: nn.Module)
     after = replace(signal, mean=mean, second=second, wander=wander)
     _tell(signal, of, (count, law.mean, law.second_moment))
     slopes = _slopes(of, count, law)
-    made = averages.followed(after, series, slopes)
+    made = averages.followed(after, series, slopes, at_least=_of_points(function, base))
     error = _DRAWN if few else _error(signal, after, count, apart)
     loose = Windowed(pool, base.units.wander).loose * slopes.turned
     off = made.wander.plus(error**2 + loose**2)
@@ -181,6 +182,19 @@ def _slopes(of: _Largest, count: float, law: Moments) -> Slopes:
 
     turned = slopes_of(lambda by, _: second(1.0, 0.0, of.turned(by, count)), 0.0).size
     return slopes_of(second, turned)
+
+
+def _of_points(function: Elementwise, base: Signal) -> float:
+    """Return the relative variance of the second moment of f that the mean over units makes.
+
+    The largest of a window goes with the longest of its points, more than with their average.
+    """
+    units = base.units
+    if not units.settled:
+        return 0.0
+    still = replace(units, wander=replace(units.wander, cumulants=(0.0, 0.0, 0.0)), unsure=0.0)
+    kept = left(function, base.moments, units.of_inputs)
+    return still.through(shaping(function, base), kept).cumulants[1]
 
 
 def _tell(signal: Signal, of: _Largest, window: tuple[float, float, float]) -> None:

@@ -87,9 +87,10 @@ class Shaping:
 
     def longer(self, long: float) -> "Shaping":
         """Return what f does to z of so many times the variance, or nearly: by a power of it."""
-        if self.at:
-            return self.at(long)
-        by = long**self.slope
+        return self.at(long) if self.at else self.times(long**self.slope)
+
+    def times(self, by: float) -> "Shaping":
+        """Return the series of f where f² is so many times as large."""
         return replace(
             self,
             values=by * self.values,

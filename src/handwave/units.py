@@ -13,10 +13,6 @@ from handwave.lengths import Terms
 from handwave.shaping import Shaping
 from handwave.wandering import ITSELF, Wander
 
-# Where a norm has settled the rest, at least this share of the whole is left to chance: odd powers
-# of likeness may well cancel in a sample of pairs; in all of them they do not.
-_LEFT_AT_LEAST = 0.01
-
 
 @dataclass(frozen=True)
 class Units:
@@ -113,8 +109,6 @@ class Units:
             self.known, self.known_mean, self.settled, self._size_left, self.explained, self.uneven
         )
         fresh = left * left_open(before, shaping, terms, told)
-        if self.settled or self.of_inputs:
-            fresh = max(fresh, _LEFT_AT_LEAST * spread)
         slope = shaping.together.slope if shaping.together else terms.slope
         after = before.scaled(slope).plus(fresh / self.count / self.phases)
         after = after.plus(self.unsure**2 * shaping.fourth)
