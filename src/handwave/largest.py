@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 from handwave.averages import NORMAL, WEIGHTS, Averages, Slopes, common, slopes_of
 from handwave.joint import MOST_POSITIONS, Joint, log_normal
+from handwave.lengths import of_pairs
 from handwave.mixtures import of_sum
 from handwave.moments import Moments
 from handwave.pools import Pool
 from handwave.positions import Decay
 from handwave.quadrature import Elementwise
 from handwave.settling import left
+from handwave.shaping import Shaping
 from handwave.signals import Largest, NoTheoryError, Signal, shaping
+from handwave.wandering import PAIRS, Wander
 from handwave.windowed import Windowed
 
 # Of E[f²], what a function may fall by and still be taken for one that rises.
@@ -151,8 +154,10 @@ def largest(pool: Pool, signal: Signal, function: Elementwise, layer: nn.Module)
     mean, second = Joint(pool, base).largest(function) if few else _by_window(pool, of, base)
     above = apart * law.std * above_mean(round(count))
     series = averages.given(function, above, torch.full_like(above, 1 / len(above)))
-    wander, part = averages.units.through(series), series.second / float(second.mean())
-    wander = replace(wander.mapped(lambda likeness: part * likeness), same=wander.same)
+    # Alike in pairs or not, the part that goes with the average is what it is of these.
+    modelled = of.moments(count, law.mean, law.second_moment)[1]
+    series = series.times(float(second.mean()) / modelled) if modelled else series
+    wander = _alike(averages.units.through(series), series, mean, second)
     after = replace(signal, mean=mean, second=second, wander=wander)
     _tell(signal, of, (count, law.mean, law.second_moment))
     slopes = _slopes(of, count, law)
@@ -182,6 +187,27 @@ def _slopes(of: _Largest, count: float, law: Moments) -> Slopes:
 
     turned = slopes_of(lambda by, _: second(1.0, 0.0, of.turned(by, count)), 0.0).size
     return slopes_of(second, turned)
+
+
+def _alike(wander: Wander, series: Shaping, mean: Tensor, second: Tensor) -> Wander:
+    """Return the likeness of the largest, from that of what goes with the averages of windows.
+
+    Args:
+        wander: of E[y | z̄], over its own second moment.
+        series: of it.
+        mean: E[y] of each window; (*map).
+        second: E[y²] of each window; (*map).
+    """
+    whole = float(second.mean())
+    part, flat = series.second / whole, float(series.values[0]) / whole
+    longer = (second / whole / wander.same.mean(0)).clamp_min(0).sqrt().expand_as(wander.same)
+    means = (mean / math.sqrt(whole)).expand_as(wander.same)
+    by, both = of_pairs(wander, longer), of_pairs(wander, means)
+    made = {
+        name: (part * getattr(wander, name) - flat) * by.get(name, 1.0) + both.get(name, flat)
+        for name in PAIRS
+    }
+    return replace(wander, **made, same=wander.same * longer.square())
 
 
 def _of_points(function: Elementwise, base: Signal) -> float:
