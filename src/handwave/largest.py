@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from handwave.averages import NORMAL, WEIGHTS, Averages, Slopes, common, slopes_of
 from handwave.joint import MOST_POSITIONS, Joint, log_normal
-from handwave.lengths import of_pairs
+from handwave.lengths import SHORTEST, lengths, of_pairs
 from handwave.mixtures import of_sum
 from handwave.moments import Moments
 from handwave.pools import Pool
@@ -35,6 +35,8 @@ _DIFFERENCE = 1e-5  # of the rms of z, for a slope
 _MODEL_ERROR, _SMOOTH_ERROR = 0.005, 0.25
 
 _DRAWN = 0.003
+
+_ONE = torch.ones((), dtype=torch.float64)
 
 # What the shape of the largest is looked at by.
 _DRAWS, _NODES = 1 << 13, 64
@@ -157,7 +159,8 @@ def largest(pool: Pool, signal: Signal, function: Elementwise, layer: nn.Module)
     # Alike in pairs or not, the part that goes with the average is what it is of these.
     modelled = of.moments(count, law.mean, law.second_moment)[1]
     series = series.times(float(second.mean()) / modelled) if modelled else series
-    wander = _alike(averages.units.through(series), series, mean, second)
+    rest = _rest(pool, averages, law) if few else {}
+    wander = _alike(averages, series, (mean, second), rest)
     after = replace(signal, mean=mean, second=second, wander=wander)
     _tell(signal, of, (count, law.mean, law.second_moment))
     slopes = _slopes(of, count, law)
@@ -189,25 +192,54 @@ def _slopes(of: _Largest, count: float, law: Moments) -> Slopes:
     return slopes_of(second, turned)
 
 
-def _alike(wander: Wander, series: Shaping, mean: Tensor, second: Tensor) -> Wander:
-    """Return the likeness of the largest, from that of what goes with the averages of windows.
+def _rest(pool: Pool, averages: Averages, law: Moments) -> dict[str, Tensor]:
+    """Return by class of pairs how alike is what positions of a window have beside their average.
+
+    Of two windows, positions at the same places of both: at others, they are alike in nothing.
+    Of neighbours nobody knows.
+    """
+    share = law.mean**2 / (law.second_moment or 1.0)
+    left = share + (1 - share) * averages.left
+    before, after = averages.base.units.wander, averages.units.wander
+    rest = {
+        name: pool.of(getattr(before, name)) - left * getattr(after, name)
+        for name in ("same", "far", "aligned", "within")
+    }
+    long = of_pairs(after, rest.pop("same").clamp_min(0).sqrt())
+    made = {
+        name: (each / long[name].clamp_min(SHORTEST)).clamp(0, 1)
+        for name, each in rest.items()
+        if name in long
+    }
+    return made
+
+
+def _alike(
+    averages: Averages, series: Shaping, of_windows: tuple[Tensor, Tensor], rest: dict[str, Tensor]
+) -> Wander:
+    """Return the likeness of the largest, from that of the averages of windows.
 
     Args:
-        wander: of E[y | z̄], over its own second moment.
-        series: of it.
-        mean: E[y] of each window; (*map).
-        second: E[y²] of each window; (*map).
+        averages: z̄.
+        series: of E[y | z̄].
+        of_windows: E[y] and E[y²]; (*map).
+        rest: how alike is what y has beyond; by default as much as the averages are.
     """
-    whole = float(second.mean())
+    wander, (mean, second) = averages.units.wander, of_windows
+    made, whole = averages.units.through(series), float(second.mean())
     part, flat = series.second / whole, float(series.values[0]) / whole
-    longer = (second / whole / wander.same.mean(0)).clamp_min(0).sqrt().expand_as(wander.same)
-    means = (mean / math.sqrt(whole)).expand_as(wander.same)
-    by, both = of_pairs(wander, longer), of_pairs(wander, means)
-    made = {
-        name: (part * getattr(wander, name) - flat) * by.get(name, 1.0) + both.get(name, flat)
-        for name in PAIRS
-    }
-    return replace(wander, **made, same=wander.same * longer.square())
+    same = made.same * (second / whole / made.same.mean(0)).clamp_min(0)
+    long, by = lengths(wander), of_pairs(wander, same.clamp_min(0).sqrt())
+    means = of_pairs(wander, (mean / math.sqrt(whole)).expand_as(same))
+    alike = {}
+    for name in PAIRS:
+        rho, length = series.unbounded(getattr(wander, name)), long.get(name, _ONE)
+        if name == "near":  # of windows, it is but that of a model, on average
+            rho, length = rho.mean(), length.mean()
+        rho = (rho / length).clamp(-1, 1)
+        like = part * series.along(rho) + max(1 - part, 0.0) * rest.get(name, rho)
+        alike[name] = (like - flat) * by.get(name, 1.0) + means.get(name, flat)
+    return replace(made, **alike, same=same)
 
 
 def _of_points(function: Elementwise, base: Signal) -> float:

@@ -149,7 +149,11 @@ class Shaping:
 
     def likeness(self, old: Tensor) -> Tensor:
         """Return the likeness of the f(z) from that of the z."""
-        return series(self.values, self.correlation(old)) / (self.second or 1.0)
+        return self.along(self.correlation(old))
+
+    def along(self, rho: Tensor) -> Tensor:
+        """Return the likeness of the f(z) from the correlation of the z."""
+        return series(self.values, rho) / (self.second or 1.0)
 
     def spread(self, old: Tensor, noise: float) -> Tensor:
         """Return Cov(f(z_a)², f(z_b)²)/E[f²]²; the likeness itself is off by the noise."""

@@ -172,7 +172,8 @@ class _Likeness:
         same, within = windows.of(wander.same), windows.of(wander.within)
         # Where a window is the whole map, neighbours are among all the others.
         near = within if windows.whole else windows.of_neighbours(wander.near)
-        near = wander.ends.averaged(near) if wander.ends else near
+        if wander.ends and not windows.whole:
+            near, within = (wander.ends.averaged(each) for each in (near, within))
         return cls(windows, same, near, within, Decay.of(wander, windows.sizes))
 
     @cached_property
