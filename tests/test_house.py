@@ -47,6 +47,7 @@ ORDER = [
     "signals",
     "positions",
     "pools",
+    "neighbourhoods",
     "joint",
     "windowed",
     "averages",

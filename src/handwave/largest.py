@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from handwave.averages import NORMAL, WEIGHTS, Averages, Slopes, common, slopes_of
-from handwave.joint import MOST_POSITIONS, Joint, log_normal
+from handwave.joint import Joint, log_normal
 from handwave.lengths import SHORTEST, lengths, of_pairs
 from handwave.mixtures import of_sum
 from handwave.moments import Moments
+from handwave.neighbourhoods import few
 from handwave.pools import Pool
 from handwave.positions import Decay
 from handwave.quadrature import Elementwise
@@ -152,20 +153,19 @@ def largest(pool: Pool, signal: Signal, function: Elementwise, layer: nn.Module)
     averages = Averages.of(pool, base)
     apart = _apart(averages.left, count)
     of = _Largest(function, averages.left, apart, log_normal(base.units.unlike))
-    few = pool.places[1].shape[1] <= MOST_POSITIONS
-    mean, second = Joint(pool, base).largest(function) if few else _by_window(pool, of, base)
+    joint = Joint(pool, base) if few(pool) else None
+    mean, second = joint.largest(function) if joint else _by_window(pool, of, base)
     above = apart * law.std * above_mean(round(count))
     series = averages.given(function, above, torch.full_like(above, 1 / len(above)))
     # Alike in pairs or not, the part that goes with the average is what it is of these.
     modelled = of.moments(count, law.mean, law.second_moment)[1]
     series = series.times(float(second.mean()) / modelled) if modelled else series
-    rest = _rest(pool, averages, law) if few else {}
-    wander = _alike(averages, series, (mean, second), rest)
+    wander = _alike(pool, averages, series, (mean, second))
     after = replace(signal, mean=mean, second=second, wander=wander)
     _tell(signal, of, (count, law.mean, law.second_moment))
     slopes = _slopes(of, count, law)
     made = averages.followed(after, series, slopes, at_least=_of_points(function, base))
-    error = _DRAWN if few else _error(signal, after, count, apart)
+    error = _DRAWN if joint else _error(signal, after, count, apart)
     loose = Windowed(pool, base.units.wander).loose * slopes.turned
     off = made.wander.plus(error**2 + loose**2)
     # A rising function and the largest may change places.
@@ -192,12 +192,13 @@ def _slopes(of: _Largest, count: float, law: Moments) -> Slopes:
     return slopes_of(second, turned)
 
 
-def _rest(pool: Pool, averages: Averages, law: Moments) -> dict[str, Tensor]:
+def _rest(pool: Pool, averages: Averages) -> dict[str, Tensor]:
     """Return by class of pairs how alike is what positions of a window have beside their average.
 
     Of two windows, positions at the same places of both: at others, they are alike in nothing.
-    Of neighbours nobody knows.
+    Of neighbouring windows nobody knows.
     """
+    law = averages.base.moments
     share = law.mean**2 / (law.second_moment or 1.0)
     left = share + (1 - share) * averages.left
     before, after = averages.base.units.wander, averages.units.wander
@@ -206,39 +207,41 @@ def _rest(pool: Pool, averages: Averages, law: Moments) -> dict[str, Tensor]:
         for name in ("same", "far", "aligned", "within")
     }
     long = of_pairs(after, rest.pop("same").clamp_min(0).sqrt())
-    made = {
+    return {
         name: (each / long[name].clamp_min(SHORTEST)).clamp(0, 1)
         for name, each in rest.items()
         if name in long
     }
-    return made
 
 
 def _alike(
-    averages: Averages, series: Shaping, of_windows: tuple[Tensor, Tensor], rest: dict[str, Tensor]
+    pool: Pool, averages: Averages, series: Shaping, of_windows: tuple[Tensor, Tensor]
 ) -> Wander:
     """Return the likeness of the largest, from that of the averages of windows.
 
     Args:
+        pool: the windows.
         averages: z̄.
         series: of E[y | z̄].
         of_windows: E[y] and E[y²]; (*map).
-        rest: how alike is what y has beyond; by default as much as the averages are.
     """
+    rest = _rest(pool, averages)
     wander, (mean, second) = averages.units.wander, of_windows
     made, whole = averages.units.through(series), float(second.mean())
     part, flat = series.second / whole, float(series.values[0]) / whole
     same = made.same * (second / whole / made.same.mean(0)).clamp_min(0)
-    long, by = lengths(wander), of_pairs(wander, same.clamp_min(0).sqrt())
-    means = of_pairs(wander, (mean / math.sqrt(whole)).expand_as(same))
+    middle = (mean / math.sqrt(whole)).expand_as(same)
+    long, means = lengths(wander), of_pairs(wander, middle)
+    by = of_pairs(wander, (same - middle.square()).clamp_min(0).sqrt())
     alike = {}
     for name in PAIRS:
         rho, length = series.unbounded(getattr(wander, name)), long.get(name, _ONE)
-        if name == "near":  # of windows, it is but that of a model, on average
+        if name == "near" and not few(pool.doubled):  # but that of a model, on average
             rho, length = rho.mean(), length.mean()
         rho = (rho / length).clamp(-1, 1)
         like = part * series.along(rho) + max(1 - part, 0.0) * rest.get(name, rho)
-        alike[name] = (like - flat) * by.get(name, 1.0) + means.get(name, flat)
+        beside = (like - flat) / max(1 - flat, SHORTEST)
+        alike[name] = beside * by.get(name, 1 - flat) + means.get(name, flat)
     return replace(made, **alike, same=same)
 
 
@@ -279,8 +282,7 @@ def _check(pool: Pool, function: Elementwise, base: Signal) -> None:
         raise NoTheoryError("no theory: the largest of a function that falls")
     decay, alone = Decay.of(base.units.wander, pool.sizes), float(pool.alone.mean())
     others = (decay.of_pairs(pool.rows, pool.rows) - alone) / max(1 - alone, 1e-9)
-    few = pool.places[1].shape[1] <= MOST_POSITIONS
-    if not few and alone < 1 and decay.of_neighbours(len(pool.sizes)) - others > _UNLIKE:
+    if not few(pool) and alone < 1 and decay.of_neighbours(len(pool.sizes)) - others > _UNLIKE:
         raise NoTheoryError("no theory: neighbours are more alike than others of a window")
 
 

@@ -1,5 +1,7 @@
 """Windows of positions, and averages over them."""
 
+import copy
+from collections.abc import Sequence
 from functools import cached_property, reduce
 from typing import Any
 
@@ -63,6 +65,31 @@ class Pool:
         ]
         at, inside = zip(*found, strict=True)
         return torch.stack(at, dim=-1), torch.stack(inside).all(0)
+
+    @cached_property
+    def doubled(self) -> "Pool":
+        """Return the windows with their neighbours, those at an end with the one on this side."""
+        made = copy.copy(self)
+        made.rows = [rows + rows[_next(len(rows))] for rows in self.rows]
+        for name in ("places", "shares", "together"):
+            made.__dict__.pop(name, None)
+        return made
+
+    def in_doubled(self, kind: Sequence[int]) -> Tensor:
+        """Return the share that positions of `doubled` have in one of its windows.
+
+        Args:
+            kind: which one: 0 or 1 along each axis.
+
+        Returns:
+            Shape (windows, positions).
+        """
+        shares = torch.ones(1, 1, dtype=torch.float64)
+        for rows, step in zip(self.rows, kind, strict=True):
+            after = rows[_next(len(rows))]
+            at, inside = _of_windows(rows + after)
+            shares = torch.kron(shares, (after if step else rows).gather(1, at) * inside)
+        return shares
 
     @property
     def overlap(self) -> bool:
@@ -148,6 +175,11 @@ def _of_windows(rows: Tensor) -> tuple[Tensor, Tensor]:
     most = int(inside.values.sum(1).max())
     there = inside.values[:, :most].bool()
     return inside.indices[:, :most] * there, there
+
+
+def _next(windows: int) -> list[int]:
+    """Return which window is next to each along an axis; at the end, the one on this side."""
+    return [*range(1, windows), max(windows - 2, 0)]
 
 
 def _contracted(image: Tensor, axis: tuple[Tensor, int]) -> Tensor:

@@ -7,6 +7,7 @@ from functools import cached_property
 from torch import Tensor
 
 from handwave.centring import Centre
+from handwave.neighbourhoods import beside_windows, few
 from handwave.pairs import neighbours
 from handwave.pools import Pool, Rows, pairs
 from handwave.positions import Decay
@@ -74,18 +75,25 @@ class Windowed:
         same = self._size * self.own
         whole = pool.whole and 1 <= inputs <= len(same) // 2
         same = _of_each(same, inputs) if whole else same
-        middle, scale = within.mean(), float(self._size.mean())
+        middle, scale = float(within.mean()), float(self._size.mean())
         return replace(
             wander,
             same=same / same.mean(),
             far=far,
             aligned=aligned,
-            near=within + (scale * self.alike.beside() - middle),
+            near=self._near(within, scale, middle),
             within=within + (scale * self.alike.apart() - middle),
             share=min(wander.share * math.prod(pool.sizes) / pool.total.numel(), 1.0),
             skew=wander.skew * self._kept,
             modelled=pool.total.numel() > 1,
         ).with_noise(scale**2 * noise, self._kept)
+
+    def _near(self, within: Tensor, scale: float, middle: float) -> Tensor:
+        """Return how alike neighbouring windows are, of those that have few positions."""
+        pool, wander = self.pool, self.wander
+        if few(pool.doubled) and not pool.whole:
+            return self._size * beside_windows(pool, wander)
+        return within + (scale * self.alike.beside() - middle)
 
     @property
     def _size(self) -> Tensor:
