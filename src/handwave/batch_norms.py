@@ -16,7 +16,7 @@ from handwave.wandering import CLASSES, Wander, one_input
 
 # How well it is known what a settled size had varied by, relative: lengths before and after a
 # mean is taken out differ, and those of positions at an edge differ more.
-_SETTLED_ERROR, _EDGE_ERROR = 0.1, 0.15
+_SETTLED_ERROR, _EDGE_ERROR = 0.1, 0.05
 
 
 def batch_norm(layer: Any, signal: Signal) -> tuple[Signal, Backward]:
