@@ -37,7 +37,7 @@ _MODEL_ERROR, _SMOOTH_ERROR = 0.005, 0.25
 
 _DRAWN = 0.003
 
-_ONE = torch.ones((), dtype=torch.float64)
+_ONE, _NOTHING = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
 
 # What the shape of the largest is looked at by.
 _DRAWS, _NODES = 1 << 13, 64
@@ -166,8 +166,9 @@ def largest(pool: Pool, signal: Signal, function: Elementwise, layer: nn.Module)
     slopes = _slopes(of, count, law)
     made = averages.followed(after, series, slopes, at_least=_of_points(function, base))
     error = _DRAWN if joint else _error(signal, after, count, apart)
-    loose = Windowed(pool, base.units.wander).loose * slopes.turned
-    off = made.wander.plus(error**2 + loose**2)
+    if not joint:
+        error = math.hypot(error, Windowed(pool, base.units.wander).loose * slopes.turned)
+    off = made.wander.plus(error**2)
     # A rising function and the largest may change places.
     came = Largest(layer, signal, _law(function, law, (apart, averages.left, count)))
     return replace(made, common=common(signal, after), wander=off, largest=came)
@@ -198,6 +199,8 @@ def _rest(pool: Pool, averages: Averages) -> dict[str, Tensor]:
     Of two windows, positions at the same places of both: at others, they are alike in nothing.
     Of neighbouring windows nobody knows.
     """
+    if pool.whole or not few(pool):
+        return dict.fromkeys(PAIRS, _NOTHING)
     law = averages.base.moments
     share = law.mean**2 / (law.second_moment or 1.0)
     left = share + (1 - share) * averages.left

@@ -10,6 +10,7 @@ from torch import Tensor
 from handwave.lengths import SHORTEST
 from handwave.pairs import moved, neighbours, turns
 from handwave.pools import Pool
+from handwave.positions import Decay
 from handwave.wandering import Wander, on_map
 
 # Windows of more positions are followed otherwise; of more images, some tell enough.
@@ -83,9 +84,9 @@ class Neighbourhoods:
 
     @property
     def _floor(self) -> float:
-        """Return how alike positions of different images are, on average."""
-        far = (float(self.wander.far.mean()) - self.share) / (1 - self.share)
-        return min(max(far, 0.0), _ALL_BUT)
+        """Return how alike positions far apart are, as that of neighbours and of all has it."""
+        far = Decay.of(self.wander, self.pool.sizes).floor
+        return min(max((far - self.share) / (1 - self.share), -1.0), _ALL_BUT)
 
     @cached_property
     def beside(self) -> dict[tuple[int, ...], Tensor]:

@@ -85,19 +85,14 @@ class Windowed:
             within=within + (scale * self.alike.apart() - middle),
             share=min(wander.share * math.prod(pool.sizes) / pool.total.numel(), 1.0),
             skew=wander.skew * self._kept,
-            modelled=pool.total.numel() > 1 and not self._follows,
+            modelled=pool.total.numel() > 1,
         ).with_noise(scale**2 * noise, self._kept)
 
     def _near(self, within: Tensor, scale: float, middle: float) -> Tensor:
         """Return how alike neighbouring windows are, of those that have few positions."""
-        if self._follows:
+        if few(self.pool.doubled) and not self.pool.whole:
             return self._size * beside_windows(self.pool, self.wander)
         return within + (scale * self.alike.beside() - middle)
-
-    @property
-    def _follows(self) -> bool:
-        """Tell whether each position of neighbouring windows is followed."""
-        return few(self.pool.doubled) and not self.pool.whole
 
     @property
     def _size(self) -> Tensor:
