@@ -51,6 +51,7 @@ ORDER = [
     "joint",
     "windowed",
     "averages",
+    "in_pairs",
     "largest",
     "pooling",
     "twins",

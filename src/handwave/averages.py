@@ -23,17 +23,19 @@ WEIGHTS = torch.softmax(-NORMAL * NORMAL / 2, dim=0)
 
 
 class Slopes(NamedTuple):
-    """Hold the slopes of log E[y²].
+    """Hold the slopes of log E[y²], and what is known of how far it stands off.
 
     Args:
         size: by log Var(z).
         turned: by log Var(z̄) of the same z.
         tilt: by the mean of z, in standard deviations; squared.
+        of_points: relative variance that the mean over units makes at least, as points have it.
     """
 
     size: float
     turned: float
     tilt: float
+    of_points: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,6 @@ class Averages:
         slopes: Slopes,
         size: float = 1.0,
         bent: float | None = None,
-        at_least: float = 0.0,
     ) -> Signal:
         """Return a signal that knows how far its second moment stands off, and its units.
 
@@ -112,7 +113,6 @@ class Averages:
             size: a factor on g².
             bent: variance of the average of a unit's f(z), beyond line and square of z; by default
                 rests are as independent in different windows as they are in one.
-            at_least: of the relative variance that the mean over units makes, what is there.
         """
         units, before, second = self.units, self.base.units, after.moments.second_moment
         still = replace(units, wander=replace(units.wander, cumulants=(0.0, 0.0, 0.0)))
@@ -121,7 +121,7 @@ class Averages:
         squares = series.squares.clone()
         squares[1] = slopes.tilt * self.left * series.second**2 / (part**2 or 1.0)
         rough = replace(series, squares=squares, slope=0.0, at=None)
-        beyond = max(still.through(rough).cumulants[1] * part**2, at_least)
+        beyond = max(still.through(rough).cumulants[1] * part**2, slopes.of_points)
         rest = self._rest(after, part, float(series.values[0]) * size / (second or 1.0), bent)
         # The likeness that was added up is that of one draw, beside that of the z.
         noise = units.wander.noise * (1 - self.says)

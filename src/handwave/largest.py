@@ -1,16 +1,15 @@
 """The largest of a window of positions: their average, and how far the largest is above it."""
 
 import math
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from handwave.averages import NORMAL, WEIGHTS, Averages, Slopes, common, slopes_of
-from handwave.joint import Joint, log_normal
+from handwave.in_pairs import InPairs
+from handwave.joint import Joint
 from handwave.lengths import SHORTEST, lengths, of_pairs
-from handwave.mixtures import of_sum
 from handwave.moments import Moments
 from handwave.neighbourhoods import few
 from handwave.pools import Pool
@@ -28,115 +27,10 @@ _FALL = 0.1
 # By how much neighbours may be more alike than others of a window.
 _UNLIKE = 0.2
 
-_DIFFERENCE = 1e-5  # of the rms of z, for a slope
-
-# What it errs by to take positions for alike in pairs, relative: for each unit by which the root of
-# how many there are is above 2; and of what the largest of smooth images is more by than others:
-# these rise towards an edge of a window.
-_MODEL_ERROR, _SMOOTH_ERROR = 0.005, 0.25
-
+# What draws of a window err by, relative, of a second moment.
 _DRAWN = 0.003
 
 _ONE, _NOTHING = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-
-# What the shape of the largest is looked at by.
-_DRAWS, _NODES = 1 << 13, 64
-_MOST = 1 << 10  # numbers of which the shape is looked at; of more, it hardly changes
-
-
-@cache
-def above_mean(count: int) -> Tensor:
-    """Return equally likely values of max(e) − mean(e), e independent standard normal numbers.
-
-    The mean of e is independent of what the e have beside it. The shape is that of draws from a
-    seed of their own; mean and variance are those of the integrals over the density of max(e).
-
-    Args:
-        count: how many e.
-    """
-    if count < 2:
-        return torch.zeros(1, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    e = torch.randn(min(count, _MOST), _DRAWS, generator=generator, dtype=torch.float64)
-    draws = (e.amax(0) - e.mean(0)).sort().values
-    nodes = draws.reshape(_NODES, -1).mean(1)
-    mean, var = _moments(count)
-    return mean + (nodes - nodes.mean()) * math.sqrt(
-        (var - 1 / count) / float(nodes.var(0, correction=0))
-    )
-
-
-def _moments(count: int) -> tuple[float, float]:
-    """Return mean and variance of the largest of so many standard normal numbers."""
-    z = torch.linspace(-12, 12, 24001, dtype=torch.float64)
-    below = torch.special.ndtr(z) ** count
-    steps, middle = below.diff(), (z[1:] + z[:-1]) / 2
-    mean = float(steps @ middle)
-    return mean, float(steps @ middle.square()) - mean * mean
-
-
-@dataclass(frozen=True)
-class _Largest:
-    """Know y = max f(z_p) = f(max z_p) over a window, f rising.
-
-    The z of a window are taken to be alike in pairs, all as much: max z_p is their average z̄ and
-    √(1 − ρ)·(max(e) − mean(e)) beside it, e independent standard normal numbers.
-
-    Args:
-        function: f.
-        left: what is left of the variance of z in z̄.
-        apart: √(1 − ρ).
-        lengths: equally likely factors on the standard deviation of z.
-    """
-
-    function: Elementwise
-    left: float
-    apart: float
-    lengths: Tensor
-
-    def turned(self, factor: float, count: float) -> "_Largest":
-        """Let z̄ vary so much more, and the z as much as before."""
-        left = min(self.left * factor, 1.0)
-        return replace(self, left=left, apart=_apart(left, count))
-
-    def moments(self, count: float, mean: float, second: float) -> tuple[float, float]:
-        """Return E[y] and E[y²].
-
-        Args:
-            count: positions of the window.
-            mean: E[z].
-            second: E[z²].
-        """
-        y = self.function(self._z(count, mean, second))
-        return _expected(y), _expected(y.square())
-
-    def slopes(self, count: float, mean: float, second: float) -> float:
-        """Return E[f'(max z)²]."""
-        step = _DIFFERENCE * math.sqrt(second)
-
-        def square(z: Tensor) -> Tensor:
-            return ((self.function(z + step) - self.function(z - step)) / (2 * step)).square()
-
-        return self.expected(square, count, mean, second)
-
-    def expected(self, fn: Elementwise, count: float, mean: float, second: float) -> float:
-        """Average a function of max z."""
-        return _expected(fn(self._z(count, mean, second)))
-
-    def _z(self, count: float, mean: float, second: float) -> Tensor:
-        """Return values of max z; (lengths, z̄, beside)."""
-        std = self.lengths * math.sqrt(max(second - mean * mean, 0.0))
-        above = self.apart * above_mean(round(count))
-        return mean + std[:, None, None] * (math.sqrt(self.left) * NORMAL[:, None] + above)
-
-
-def _apart(left: float, count: float) -> float:
-    """Return √(1 − ρ), so much being left of the variance of so many positions."""
-    return math.sqrt(min(max(1 - left, 0.0) / max(1 - 1 / count, 1e-9), 1.0))
-
-
-def _expected(y: Tensor) -> float:
-    return float(WEIGHTS @ y.mean((0, 2)))
 
 
 def largest(pool: Pool, signal: Signal, function: Elementwise, layer: nn.Module) -> Signal:
@@ -151,41 +45,27 @@ def largest(pool: Pool, signal: Signal, function: Elementwise, layer: nn.Module)
     _check(pool, function, base)
     law, count = base.moments, 1 / float(pool.alone.mean())
     averages = Averages.of(pool, base)
-    apart = _apart(averages.left, count)
-    of = _Largest(function, averages.left, apart, log_normal(base.units.unlike))
+    of = InPairs.of(function, averages, count)
     joint = Joint(pool, base) if few(pool) else None
-    mean, second = joint.largest(function) if joint else _by_window(pool, of, base)
-    above = apart * law.std * above_mean(round(count))
-    series = averages.given(function, above, torch.full_like(above, 1 / len(above)))
-    # Alike in pairs or not, the part that goes with the average is what it is of these.
-    modelled = of.moments(count, law.mean, law.second_moment)[1]
-    series = series.times(float(second.mean()) / modelled) if modelled else series
+    mean, second = joint.largest(function) if joint else of.by_window(pool, base)
+    series = of.given(averages, float(second.mean()), count)
     wander = _alike(pool, averages, series, (mean, second))
     after = replace(signal, mean=mean, second=second, wander=wander)
     _tell(signal, of, (count, law.mean, law.second_moment))
-    slopes = _slopes(of, count, law)
-    made = averages.followed(after, series, slopes, at_least=_of_points(function, base))
-    error = _DRAWN if joint else _error(signal, after, count, apart)
+    slopes = _slopes(of, count, law)._replace(of_points=_of_points(function, base))
+    made = averages.followed(after, series, slopes)
+    error = _DRAWN
     if not joint:
-        error = math.hypot(error, Windowed(pool, base.units.wander).loose * slopes.turned)
-    off = made.wander.plus(error**2)
+        loose = Windowed(pool, base.units.wander).loose * slopes.turned
+        error = math.hypot(of.error(signal, after, count), loose)
     # A rising function and the largest may change places.
-    came = Largest(layer, signal, _law(function, law, (apart, averages.left, count)))
+    came = Largest(layer, signal, of.law(count, law))
+    off = made.wander.plus(error**2)
     return replace(made, common=common(signal, after), wander=off, largest=came)
 
 
-def _law(
-    function: Elementwise, law: Moments, window: tuple[float, float, float]
-) -> Elementwise | None:
-    """Return the function of one standard normal number that has the law of the largest."""
-    apart, left, count = window
-    above = apart * above_mean(round(count))
-    over = of_sum(above, torch.full_like(above, 1 / len(above)), math.sqrt(left))
-    return over and (lambda z: function(law.mean + law.std * over(z)))
-
-
-def _slopes(of: _Largest, count: float, law: Moments) -> Slopes:
-    def second(factor: float, moved: float, of: _Largest = of) -> float:
+def _slopes(of: InPairs, count: float, law: Moments) -> Slopes:
+    def second(factor: float, moved: float, of: InPairs = of) -> float:
         mean = law.mean + moved * law.std
         return of.moments(count, mean, mean**2 + factor * law.var)[1]
 
@@ -261,19 +141,13 @@ def _of_points(function: Elementwise, base: Signal) -> float:
     return still.through(shaping(function, base), kept).cumulants[1]
 
 
-def _tell(signal: Signal, of: _Largest, window: tuple[float, float, float]) -> None:
+def _tell(signal: Signal, of: InPairs, window: tuple[float, float, float]) -> None:
     """Say which slopes of an activation in front a gradient meets."""
     signal.feedback.expected = lambda fn: of.expected(fn, *window)
     if signal.base is not None:
         anywhere = replace(of, left=1.0, apart=0.0).slopes(1, *window[1:])
         here = of.slopes(*window)
         signal.feedback.slopes, signal.feedback.steeper = here, here / (anywhere or 1.0)
-
-
-def _error(signal: Signal, after: Signal, count: float, apart: float) -> float:
-    """Return what a second moment is off by, relative, where positions are not alike in pairs."""
-    grown = max(1 - signal.moments.second_moment / after.moments.second_moment, 0.0)
-    return _MODEL_ERROR * max(math.sqrt(count) - 2, 0.0) + _SMOOTH_ERROR * grown * (1 - apart**2)
 
 
 def _check(pool: Pool, function: Elementwise, base: Signal) -> None:
@@ -287,18 +161,3 @@ def _check(pool: Pool, function: Elementwise, base: Signal) -> None:
     others = (decay.of_pairs(pool.rows, pool.rows) - alone) / max(1 - alone, 1e-9)
     if not few(pool) and alone < 1 and decay.of_neighbours(len(pool.sizes)) - others > _UNLIKE:
         raise NoTheoryError("no theory: neighbours are more alike than others of a window")
-
-
-def _by_window(pool: Pool, of: _Largest, base: Signal) -> tuple[Tensor, Tensor]:
-    """Return E[y] and E[y²] of each window; (*map)."""
-    maps = (part.expand(pool.sizes)[None] for part in (base.mean, base.second))
-    table = torch.stack([1 / pool.alone, *(pool.of(part)[0] for part in maps)])
-    # Windows that differ by less than 1 % are taken together.
-    size = float(base.second.mean()) ** 0.5
-    finest = torch.tensor([1.0, 0.01 * size, 0.01 * size * size], dtype=torch.float64)
-    alike, place = torch.unique(
-        (table.reshape(3, -1).T / finest).round(), dim=0, return_inverse=True
-    )
-    found = [of.moments(*row) for row in (alike * finest).tolist()]
-    mean, second = torch.tensor(found, dtype=torch.float64)[place].T
-    return mean.reshape(table[0].shape), second.reshape(table[0].shape)
