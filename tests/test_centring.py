@@ -105,7 +105,7 @@ def test_what_little_is_left_of_likeness_is_told_by_the_very_input():
     model = lecun(nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.MaxPool2d(2))
     found = draw(model, x * 2, DRAWS, again=redraw)
     expected = found.predicted.layers[-1].signal.second_moment
-    assert off(found.second[-1], expected, expected) <= 0.02
+    assert off(found.second[-1], expected, expected) <= 0.03
 
 
 def test_what_a_window_has_averaged_is_not_the_very_input_any_more():

@@ -154,6 +154,8 @@ def beside_windows(pool: Pool, wander: Wander) -> Tensor:
 def _across(right: Tensor, below: Tensor, over: Tensor) -> Tensor:
     """Return the correlation of b and c in a square of positions a b / c d, by all the others.
 
+    Of all laws that have the others, the one of most entropy; on average, it is as that of a and d.
+
     Args:
         right: of each position with its neighbour in that direction, (images, *map).
         below: likewise.
@@ -162,7 +164,8 @@ def _across(right: Tensor, below: Tensor, over: Tensor) -> Tensor:
     ab, ac, ad = right, below, over * _ALL_BUT
     cd, bd = moved(right, (0, 1, 0)), moved(below, (0, 0, 1))
     both = ab * ac + bd * cd - ad * (ab * cd + ac * bd)
-    return (both / (1 - ad.square())).clamp(-1, 1)
+    most = both / (1 - ad.square())
+    return (most + (over.mean() - most.mean())).clamp(-1, 1)
 
 
 def _completed(found: Tensor, known: Tensor) -> Tensor:
