@@ -125,8 +125,9 @@ def _of_one_size(signal: Signal, drawn: Wander, after: Signal, rest: float, size
     """Give every unit one size over the batch; rest is what the mean left of the second moment."""
     plain = signal.base is None and signal.function and signal.units.phases == 1
     seen, groups = drawn, signal.units.groups if plain else 1.0
-    # Where the very input tells it, likeness has the mean square that it has over all pairs.
-    seen = seen.flattened(sizes.unlike / (seen.of_one_unit or 1.0)) if sizes.known else seen
+    if sizes.known:  # likeness has the mean square that it has over all pairs of the very input
+        flat = seen.flattened(sizes.unlike / (seen.of_one_unit or 1.0))
+        seen = replace(flat, near=seen.near)  # all neighbours are followed
     seen = replace(seen, cumulants=after.wander.cumulants)
     settled = seen.of_one_unit
     edges = float(signal.wander.far.mean(0).var(correction=0)) / rest**2 if rest else 0.0

@@ -134,7 +134,7 @@ def _of_points(function: Elementwise, base: Signal) -> float:
     The largest of a window goes with the longest of its points, more than with their average.
     """
     units = base.units
-    if not units.settled:
+    if not units.settled and not units.of_inputs:
         return 0.0
     still = replace(units, wander=replace(units.wander, cumulants=(0.0, 0.0, 0.0)), unsure=0.0)
     kept = left(function, base.moments, units.of_inputs)
