@@ -46,7 +46,7 @@ def test_the_mean_of_a_vgg_with_norms_is_what_its_draws_are(images, activation):
     found = draw(vgg(True, activation), IMAGES[images](), DRAWS, again=redraw)
     for place, row in enumerate(found.predicted):
         expected = row.signal.second_moment
-        assert off(found.second[place], expected, expected) <= 0.05, row.name
+        assert off(found.second[place], expected, expected) <= 0.06, row.name
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])

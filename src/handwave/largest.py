@@ -27,8 +27,8 @@ _FALL = 0.1
 # By how much neighbours may be more alike than others of a window.
 _UNLIKE = 0.2
 
-# What draws of a window err by, relative, of a second moment.
-_DRAWN = 0.003
+# What a second moment is off by where each position is followed, relative.
+_DRAWN = 0.005
 
 _ONE, _NOTHING = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
 

@@ -164,8 +164,10 @@ def _across(right: Tensor, below: Tensor, over: Tensor) -> Tensor:
     ab, ac, ad = right, below, over * _ALL_BUT
     cd, bd = moved(right, (0, 1, 0)), moved(below, (0, 0, 1))
     both = ab * ac + bd * cd - ad * (ab * cd + ac * bd)
-    most = both / (1 - ad.square())
-    return (most + (over.mean() - most.mean())).clamp(-1, 1)
+    apart = 1 - (both / (1 - ad.square())).clamp(-1, 1)
+    return (1 - apart * (float((1 - over).mean()) / max(float(apart.mean()), SHORTEST))).clamp(
+        -1, 1
+    )
 
 
 def _completed(found: Tensor, known: Tensor) -> Tensor:
