@@ -43,9 +43,10 @@ def flat(places):
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.5])
-@pytest.mark.parametrize("layer", [nn.AvgPool2d(2), nn.AvgPool2d(3, 2, 1), nn.AvgPool2d((4, 2), 1)])
-def test_positions_further_apart_are_as_alike_as_neighbours_tell(layer, floor):
-    # Of Markov's images this is exact, but for a floor that is read off the average.
+@pytest.mark.parametrize("layer", [nn.AvgPool2d((4, 1)), nn.AvgPool2d((1, 3), (1, 2), (0, 1))])
+def test_positions_further_apart_are_as_alike_as_those_between_tell(layer, floor):
+    # Of images of which a step forgets a part, this is exact, but for a floor that is read off the
+    # average.
     x, gram = images(floor=floor)
     pool = Pool(layer, SIZES, len(x))
     found = Neighbourhoods(pool, of_tensor(x, 1)).correlations
@@ -53,6 +54,19 @@ def test_positions_further_apart_are_as_alike_as_neighbours_tell(layer, floor):
     both = inside[:, :, None] & inside[:, None]
     expected = gram[flat(places)[:, :, None], flat(places)[:, None]]
     assert torch.allclose(found[:, both], expected[both].expand(len(x), -1), atol=0.03)
+
+
+def test_across_a_square_two_have_nothing_in_common_but_what_the_others_tell():
+    # Then the inverse of the four correlations is 0 there; the others are as they are given.
+    x, gram = images(along=(0.7, 0.6))
+    pool = Pool(nn.AvgPool2d(2), SIZES, len(x))
+    found = Neighbourhoods(pool, of_tensor(x, 1)).correlations
+    inverse = torch.linalg.inv(found)
+    assert float(inverse[..., 1, 2].abs().max()) < 0.01 < float(inverse[..., 0, 1].abs().min())
+    at = flat(pool.places[0])
+    expected = gram[at[:, :, None], at[:, None]].clone()
+    expected[:, 1, 2] = expected[:, 2, 1] = found[0, :, 1, 2]
+    assert torch.allclose(found, expected.expand_as(found), atol=1e-9)
 
 
 @pytest.mark.parametrize("layer", [nn.AvgPool2d(2), nn.AvgPool2d(3, 2, 1)])
@@ -73,7 +87,7 @@ def test_neighbouring_windows_are_as_alike_as_their_positions(layer):
         other = windows.flatten(2)[down:, right:][: last[0], : last[1]]
         expected = (points[: last[0], : last[1]] * other).sum(-1)
         got = found[turn == place][0, : last[0], : last[1]]
-        assert torch.allclose(got, expected, atol=0.03)
+        assert torch.allclose(got, expected, atol=0.05)
 
 
 @pytest.mark.parametrize("count", [1, 3, 6, 7, 12, 21])
@@ -103,7 +117,8 @@ def relu(z):
 @pytest.mark.parametrize("fn", [relu, torch.tanh], ids=["relu", "tanh"])
 @pytest.mark.parametrize("layer", [nn.AvgPool2d(2), nn.AvgPool2d(3, 2, 1)])
 def test_the_largest_is_that_of_gaussians_as_alike_as_they_are(layer, fn: Elementwise):
-    # 200,000 draws err by less than 1 % (4 standard errors).
+    # 200,000 draws err by less than 1 % (4 standard errors); across a square, numbers are said to
+    # be more alike than they are.
     x, gram = images()
     pool = Pool(layer, SIZES, len(x))
     mean, second = Joint(pool, signal(x)).largest(fn)
@@ -112,7 +127,7 @@ def test_the_largest_is_that_of_gaussians_as_alike_as_they_are(layer, fn: Elemen
     sizes = layer.kernel_size, layer.stride, layer.padding
     y = fn(nn.functional.max_pool2d(z, *sizes))
     assert torch.allclose(mean, y.mean((0, 1)), rtol=0.02, atol=0.005)
-    assert float(second.mean()) == pytest.approx(float(y.square().mean()), rel=0.01)
+    assert float(second.mean()) == pytest.approx(float(y.square().mean()), rel=0.02)
 
 
 def test_behind_a_norm_one_position_is_as_far_out_as_a_direction_has_it():

@@ -17,14 +17,15 @@ from handwave.signals import Signal
 from handwave.wandering import on_map
 
 # Numbers drawn for all windows together, and draws of one window of one image at least.
-_NUMBERS, _FEWEST = 1 << 21, 32
+_NUMBERS, _FEWEST = 1 << 21, 8
 
 # Equally likely values of a standard normal number, for lengths.
 _LENGTHS = torch.special.ndtri((torch.arange(9, dtype=torch.float64) + 0.5) / 9)
 
 _ALL_BUT = 0.999  # of a correlation of one, so that others do not hang on rounding
 _ROUNDS = 60  # in which parts of a sum of squares settle
-_MANY, _FEWEST_OTHERS = 1e4, 0.05  # degrees of freedom
+# Degrees of freedom; of fewer others, what is divided by them may be without bounds.
+_MANY, _FEWEST_OTHERS = 1e4, 3.0
 
 
 def log_normal(unlike: float) -> Tensor:
@@ -106,6 +107,9 @@ class Joint:
         own = self._windows.of(known).expand(self._windows.images, *inside.shape) * inside
         square = self._windows.correlations.square() * inside[:, :, None] * inside[:, None]
         parts = _parts(own, square)
+        of_parts = (parts * _times(square, parts)).sum(-1, keepdim=True)
+        # Some of Var(v) are never more than all of it.
+        parts = parts * (whole / of_parts.clamp_min(SHORTEST)).sqrt().clamp(max=1)
         rest = 1 - parts.sum(-1)
         open_ = whole - (parts * _times(square, parts)).sum(-1)
         others = (rest.square() / open_.clamp_min(1 / _MANY)).clamp_min(_FEWEST_OTHERS)

@@ -15,6 +15,7 @@ from handwave.wandering import Wander, on_map
 
 # Windows of more positions are followed otherwise; of more images, some tell enough.
 _MOST_POSITIONS, _IMAGES = 25, 16
+_MOST_PAIRS = 1 << 22  # of positions, of all windows of these images together
 
 _ALL_BUT = 0.999  # of a correlation of one, so that others do not hang on rounding
 
@@ -43,7 +44,8 @@ class Neighbourhoods:
         """Return how many images are looked at."""
         ends = self.wander.ends
         known = len(self.wander.same) if ends is None else 1 + int(ends.first.max())
-        return min(known, _IMAGES)
+        windows, positions = self.pool.places[1].shape
+        return max(min(known, _IMAGES, _MOST_PAIRS // (windows * positions**2)), 1)
 
     def of(self, maps: Tensor) -> Tensor:
         """Look up the positions of each window; (images, *map) to (images, windows, positions)."""
@@ -154,7 +156,7 @@ def beside_windows(pool: Pool, wander: Wander) -> Tensor:
 def _across(right: Tensor, below: Tensor, over: Tensor) -> Tensor:
     """Return the correlation of b and c in a square of positions a b / c d, by all the others.
 
-    Of all laws that have the others, the one of most entropy; on average, it is as that of a and d.
+    Of all laws that have the others, the one of most entropy.
 
     Args:
         right: of each position with its neighbour in that direction, (images, *map).
@@ -164,10 +166,7 @@ def _across(right: Tensor, below: Tensor, over: Tensor) -> Tensor:
     ab, ac, ad = right, below, over * _ALL_BUT
     cd, bd = moved(right, (0, 1, 0)), moved(below, (0, 0, 1))
     both = ab * ac + bd * cd - ad * (ab * cd + ac * bd)
-    apart = 1 - (both / (1 - ad.square())).clamp(-1, 1)
-    return (1 - apart * (float((1 - over).mean()) / max(float(apart.mean()), SHORTEST))).clamp(
-        -1, 1
-    )
+    return (both / (1 - ad.square())).clamp(-1, 1)
 
 
 def _completed(found: Tensor, known: Tensor) -> Tensor:
