@@ -46,6 +46,7 @@ ORDER = [
     "settling",
     "signals",
     "positions",
+    "layouts",
     "pools",
     "neighbourhoods",
     "joint",

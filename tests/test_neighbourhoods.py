@@ -49,8 +49,8 @@ def test_positions_further_apart_are_as_alike_as_those_between_tell(layer, floor
     # average.
     x, gram = images(floor=floor)
     pool = Pool(layer, SIZES, len(x))
-    found = Neighbourhoods(pool, of_tensor(x, 1)).correlations
-    places, inside = pool.places
+    found = Neighbourhoods(pool.layout, of_tensor(x, 1)).correlations
+    places, inside = pool.layout.places, pool.layout.inside
     both = inside[:, :, None] & inside[:, None]
     expected = gram[flat(places)[:, :, None], flat(places)[:, None]]
     assert torch.allclose(found[:, both], expected[both].expand(len(x), -1), atol=0.03)
@@ -60,10 +60,10 @@ def test_across_a_square_two_have_nothing_in_common_but_what_the_others_tell():
     # Then the inverse of the four correlations is 0 there; the others are as they are given.
     x, gram = images(along=(0.7, 0.6))
     pool = Pool(nn.AvgPool2d(2), SIZES, len(x))
-    found = Neighbourhoods(pool, of_tensor(x, 1)).correlations
+    found = Neighbourhoods(pool.layout, of_tensor(x, 1)).correlations
     inverse = torch.linalg.inv(found)
     assert float(inverse[..., 1, 2].abs().max()) < 0.01 < float(inverse[..., 0, 1].abs().min())
-    at = flat(pool.places[0])
+    at = flat(pool.layout.places)
     expected = gram[at[:, :, None], at[:, None]].clone()
     expected[:, 1, 2] = expected[:, 2, 1] = found[0, :, 1, 2]
     assert torch.allclose(found, expected.expand_as(found), atol=1e-9)

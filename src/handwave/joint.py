@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from handwave.lengths import SHORTEST
-from handwave.neighbourhoods import Neighbourhoods
+from handwave.neighbourhoods import ALL_BUT, Neighbourhoods
 from handwave.pools import Pool
 from handwave.quadrature import Elementwise
 from handwave.settling import of_points
@@ -22,7 +22,6 @@ _NUMBERS, _FEWEST = 1 << 21, 8
 # Equally likely values of a standard normal number, for lengths.
 _LENGTHS = torch.special.ndtri((torch.arange(9, dtype=torch.float64) + 0.5) / 9)
 
-_ALL_BUT = 0.999  # of a correlation of one, so that others do not hang on rounding
 _ROUNDS = 60  # in which parts of a sum of squares settle
 # Degrees of freedom; of fewer others, what is divided by them may be without bounds.
 _MANY, _FEWEST_OTHERS = 1e4, 3.0
@@ -49,7 +48,7 @@ class Joint:
 
     def largest(self, function: Elementwise) -> tuple[Tensor, Tensor]:
         """Return E[y] and E[y²] of y = max f(z) of each window; (*map)."""
-        inside, shape = self.pool.places[1], self.pool.total.shape
+        inside, shape = self.pool.layout.inside, self.pool.total.shape
         y = function(self._z).where(inside[..., None], -math.inf).amax(2)
         return y.mean((0, 2)).reshape(shape), y.square().mean((0, 2)).reshape(shape)
 
@@ -57,9 +56,9 @@ class Joint:
     def _windows(self) -> Neighbourhoods:
         units, law = self.base.units, self.base.moments
         share = law.mean**2 / (law.second_moment or 1.0)
-        return Neighbourhoods(self.pool, units.met(units.wander, share), share)
+        return Neighbourhoods(self.pool.layout, units.met(units.wander, share), share)
 
-    @cached_property
+    @property
     def _z(self) -> Tensor:
         """Draw the z of all positions; (images, windows, positions, draws)."""
         units, base = self.base.units, self.base
@@ -71,7 +70,7 @@ class Joint:
         of_each = of_each / of_each.mean(0) * (of_each.mean() / base.moments.var)
         longer = self._windows.of(of_each[: self._windows.images])[..., None]
         z = self._gaussian
-        if shares is not None or units.of_norms:
+        if units.of_norms:
             z = z * self._settled(shares, units.of_norms)
         lengths = log_normal(units.wander.lengths + units.wander.cumulants[1])
         z = z * lengths[torch.arange(z.shape[-1]) % len(lengths)]
@@ -80,7 +79,7 @@ class Joint:
     @cached_property
     def _gaussian(self) -> Tensor:
         """Return z of variance one, and of the windows' correlations; each with its opposite."""
-        images, (windows, positions) = self._windows.images, self.pool.places[1].shape
+        images, (windows, positions) = self._windows.images, self.pool.layout.inside.shape
         values, vectors = torch.linalg.eigh(self._windows.correlations)
         root = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
         root = root / root.square().sum(-1, keepdim=True).sqrt()
@@ -101,7 +100,7 @@ class Joint:
             shares: s of all points; None where nobody knows: 1/n.
             settled: 2/n.
         """
-        whole, inside = settled / 2, self.pool.places[1]
+        whole, inside = settled / 2, self.pool.layout.inside
         one = torch.full((1, *self.pool.sizes), whole, dtype=torch.float64)
         known = one if shares is None else on_map(shares, self.pool.sizes)[: self._windows.images]
         own = self._windows.of(known).expand(self._windows.images, *inside.shape) * inside
@@ -131,7 +130,7 @@ def _parts(shares: Tensor, square: Tensor) -> Tensor:
     parts = shares
     for _ in range(_ROUNDS):
         parts = parts * shares / _times(square, parts).clamp_min(SHORTEST**2)
-    return parts * (_ALL_BUT / parts.sum(-1, keepdim=True).clamp_min(SHORTEST)).clamp(max=1)
+    return parts * (ALL_BUT / parts.sum(-1, keepdim=True).clamp_min(SHORTEST)).clamp(max=1)
 
 
 def _times(square: Tensor, parts: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from handwave.in_pairs import InPairs
 from handwave.joint import Joint
 from handwave.lengths import SHORTEST, lengths, of_pairs
 from handwave.moments import Moments
-from handwave.neighbourhoods import few
 from handwave.pools import Pool
 from handwave.positions import Decay
 from handwave.quadrature import Elementwise
@@ -46,7 +45,7 @@ def largest(pool: Pool, signal: Signal, function: Elementwise, layer: nn.Module)
     law, count = base.moments, 1 / float(pool.alone.mean())
     averages = Averages.of(pool, base)
     of = InPairs.of(function, averages, count)
-    joint = Joint(pool, base) if few(pool) else None
+    joint = Joint(pool, base) if pool.layout.few else None
     mean, second = joint.largest(function) if joint else of.by_window(pool, base)
     series = of.given(averages, float(second.mean()), count)
     wander = _alike(pool, averages, series, (mean, second))
@@ -79,7 +78,7 @@ def _rest(pool: Pool, averages: Averages) -> dict[str, Tensor]:
     Of two windows, positions at the same places of both: at others, they are alike in nothing.
     Of neighbouring windows nobody knows.
     """
-    if pool.whole or not few(pool):
+    if pool.whole or not pool.layout.few:
         return dict.fromkeys(PAIRS, _NOTHING)
     law = averages.base.moments
     share = law.mean**2 / (law.second_moment or 1.0)
@@ -119,7 +118,7 @@ def _alike(
     alike = {}
     for name in PAIRS:
         rho, length = series.unbounded(getattr(wander, name)), long.get(name, _ONE)
-        if name == "near" and not few(pool.doubled):  # but that of a model, on average
+        if name == "near" and not pool.layout.doubled.few:  # but that of a model, on average
             rho, length = rho.mean(), length.mean()
         rho = (rho / length).clamp(-1, 1)
         like = part * series.along(rho) + max(1 - part, 0.0) * rest.get(name, rho)
@@ -157,7 +156,9 @@ def _check(pool: Pool, function: Elementwise, base: Signal) -> None:
     fall = float(WEIGHTS @ (y.cummax(0).values - y).square())
     if fall > _FALL * float(WEIGHTS @ y.square()):
         raise NoTheoryError("no theory: the largest of a function that falls")
+    if pool.layout.few:
+        return
     decay, alone = Decay.of(base.units.wander, pool.sizes), float(pool.alone.mean())
     others = (decay.of_pairs(pool.rows, pool.rows) - alone) / max(1 - alone, 1e-9)
-    if not few(pool) and alone < 1 and decay.of_neighbours(len(pool.sizes)) - others > _UNLIKE:
+    if alone < 1 and decay.of_neighbours(len(pool.sizes)) - others > _UNLIKE:
         raise NoTheoryError("no theory: neighbours are more alike than others of a window")

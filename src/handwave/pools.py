@@ -1,7 +1,5 @@
 """Windows of positions, and averages over them."""
 
-import copy
-from collections.abc import Sequence
 from functools import cached_property, reduce
 from typing import Any
 
@@ -9,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad
 
+from handwave.layouts import Layout, Rows
 from handwave.pairs import neighbours, turns
 from handwave.wandering import on_map
 
@@ -17,8 +16,6 @@ AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, *_ADAPTIVE)
 
 # Share of what independent positions leave of a second moment.
 _LEAST = 0.8
-
-Rows = list[Tensor]  # for each axis, the share of each position in each window
 
 
 class Pool:
@@ -37,59 +34,10 @@ class Pool:
         self.total = self.forward(torch.ones(1, *sizes, dtype=torch.float64))[0]
         self.whole = all(bool((rows > 0).all()) for rows in self.rows)
 
-    @property
-    def spans(self) -> tuple[int, ...]:
-        """Return how many positions a window has at most, along each axis."""
-        return tuple(int((rows > 0).sum(1).max()) for rows in self.rows)
-
     @cached_property
-    def places(self) -> tuple[Tensor, Tensor]:
-        """Return the positions of each window, and which of them it has; windows in a row.
-
-        Those at an edge may have fewer than others: what is missing stands at 0.
-
-        Returns:
-            Shapes (windows, positions, axes) and (windows, positions).
-        """
-        axes = [_of_windows(rows) for rows in self.rows]
-        grids = [
-            torch.cartesian_prod(*(torch.arange(each.shape[by]) for each, _ in axes)).reshape(
-                -1, len(axes)
-            )
-            for by in (0, 1)
-        ]
-        windows, places = grids[0][:, None], grids[1]
-        found = [
-            [part[windows[..., axis], places[:, axis]] for part in each]
-            for axis, each in enumerate(axes)
-        ]
-        at, inside = zip(*found, strict=True)
-        return torch.stack(at, dim=-1), torch.stack(inside).all(0)
-
-    @cached_property
-    def doubled(self) -> "Pool":
-        """Return the windows with their neighbours, those at an end with the one on this side."""
-        made = copy.copy(self)
-        made.rows = [rows + rows[_next(len(rows))] for rows in self.rows]
-        for name in ("places", "shares", "together"):
-            made.__dict__.pop(name, None)
-        return made
-
-    def in_doubled(self, kind: Sequence[int]) -> Tensor:
-        """Return the share that positions of `doubled` have in one of its windows.
-
-        Args:
-            kind: which one: 0 or 1 along each axis.
-
-        Returns:
-            Shape (windows, positions).
-        """
-        shares = torch.ones(1, 1, dtype=torch.float64)
-        for rows, step in zip(self.rows, kind, strict=True):
-            after = rows[_next(len(rows))]
-            at, inside = _of_windows(rows + after)
-            shares = torch.kron(shares, (after if step else rows).gather(1, at) * inside)
-        return shares
+    def layout(self) -> Layout:
+        """Return which positions each window has."""
+        return Layout(self.rows)
 
     @property
     def overlap(self) -> bool:
@@ -167,19 +115,6 @@ def _of_axis(layer: Any, axis: int, size: int) -> Tensor:
         kernel, stride, padding = map(of, (layer.kernel_size, layer.stride, layer.padding))
         made = nn.AvgPool1d(kernel, stride, padding, layer.ceil_mode, count_include_pad=False)
     return made.forward(torch.eye(size, dtype=torch.float64)[None])[0].T
-
-
-def _of_windows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the positions of each window along one axis, and which are any; (windows, most)."""
-    inside = (rows > 0).int().sort(dim=1, descending=True, stable=True)
-    most = int(inside.values.sum(1).max())
-    there = inside.values[:, :most].bool()
-    return inside.indices[:, :most] * there, there
-
-
-def _next(windows: int) -> list[int]:
-    """Return which window is next to each along an axis; at the end, the one on this side."""
-    return [*range(1, windows), max(windows - 2, 0)]
 
 
 def _contracted(image: Tensor, axis: tuple[Tensor, int]) -> Tensor:

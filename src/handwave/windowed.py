@@ -7,9 +7,10 @@ from functools import cached_property
 from torch import Tensor
 
 from handwave.centring import Centre
-from handwave.neighbourhoods import beside_windows, few
+from handwave.layouts import Rows
+from handwave.neighbourhoods import beside_windows
 from handwave.pairs import neighbours
-from handwave.pools import Pool, Rows, pairs
+from handwave.pools import Pool, pairs
 from handwave.positions import Decay
 from handwave.wandering import Wander
 
@@ -90,7 +91,7 @@ class Windowed:
 
     def _near(self, within: Tensor, scale: float, middle: float) -> Tensor:
         """Return how alike neighbouring windows are, of those that have few positions."""
-        if few(self.pool.doubled) and not self.pool.whole:
+        if self.pool.layout.doubled.few and not self.pool.whole:
             return self._size * beside_windows(self.pool, self.wander)
         return within + (scale * self.alike.beside() - middle)
 
