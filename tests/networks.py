@@ -196,7 +196,7 @@ def words(report: Any) -> set[tuple[str, str]]:
 
 def flow_of(model: nn.Module, inputs: Any) -> Flow:
     """The graph of one run, as an audit sees it."""
-    from handwave.auditing import _calls, _Witness
+    from handwave.judging import _calls, _Witness
     from handwave.measuring import record
 
     witness = _Witness()
