@@ -56,6 +56,8 @@ ORDER = [
     "largest",
     "pooling",
     "twins",
+    "overlaps",
+    "strides",
     "windows",
     "sums",
     "inverses",

@@ -29,8 +29,13 @@ def within(wander: Wander, fn: Callable[[Tensor], Tensor] = torch.clone) -> Tens
 
 def between(wander: Wander, fn: Callable[[Tensor], Tensor] = torch.clone) -> Tensor:
     """Average over the pairs of each point with those of other inputs."""
-    far = fn(wander.far)
-    return _of_points(wander.ends.around(far) if wander.ends else far.mean(0)[None], wander)
+    far, ends, alone = fn(wander.far), wander.ends, 1 / wander.far[0].numel()
+    some = ends.around(far) if ends else far.mean(0)[None]
+    if alone < 1:
+        same = fn(wander.aligned)
+        here = ends.at_one_position.around(same) if ends else same.mean(0)[None]
+        some = alone * here + (1 - alone) * some
+    return _of_points(some, wander)
 
 
 def _of_points(some: Tensor, wander: Wander) -> Tensor:
@@ -60,7 +65,8 @@ class Centre:
     @classmethod
     def of_place(cls, wander: Wander) -> "Centre":
         """Give all points of one position the same: of averages over windows, all else is noise."""
-        return cls._shifted(wander, wander.far.mean(0).expand_as(wander.same))
+        own = between(replace(wander, ends=None))
+        return cls._shifted(wander, own.expand_as(wander.same))
 
     @classmethod
     def _shifted(cls, wander: Wander, own: Tensor) -> "Centre":

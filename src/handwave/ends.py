@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class Ends:
 
     def averaged(self, likeness: Tensor) -> Tensor:
         """Average over the pairs that have the same first point; (pairs, *map)."""
-        alone = Ends(self.first, self.first, self.moves[:, :0])
+        alone = replace(self.at_one_position, second=self.first)
         return alone.around(likeness)[self.first[: len(likeness)]]
 
     def around(self, likeness: Tensor) -> Tensor:
@@ -53,6 +53,11 @@ class Ends:
         total = total.index_add(0, first, likeness).index_add(0, second, self._back(likeness))
         count = first.bincount(minlength=size) + second.bincount(minlength=size)
         return total / count.reshape(-1, *[1] * (total.dim() - 1))
+
+    @property
+    def at_one_position(self) -> "Ends":
+        """Return the pairs of the same points without a move."""
+        return replace(self, moves=self.moves[:, :0])
 
     def moved(self, maps: Tensor, stride: Sequence[int] | None = None) -> Tensor:
         """Put in the place of each position the one that it is paired with; (pairs, *map).
@@ -82,6 +87,19 @@ class Ends:
             along = (torch.arange(size) - steps[:, axis, None]) % size
             places = places[..., None] * size + along.reshape(len(maps), *[1] * axis, size)
         return places.flatten(1)
+
+    def sides(self, maps: Tensor) -> Tensor:
+        """Number the parts of a map that move as one, not around an edge; (pairs, *map).
+
+        Args:
+            maps: of as many pairs, or of the first ones.
+        """
+        sizes, found = maps.shape[1:], torch.zeros(len(maps), dtype=torch.int64)
+        steps = self.steps(sizes)[: len(maps)]
+        for axis, size in enumerate(sizes):
+            around = (torch.arange(size) < steps[:, axis, None]).long()
+            found = found[..., None] * 2 + around.reshape(len(maps), *[1] * axis, size)
+        return found
 
     def steps(self, sizes: tuple[int, ...], stride: Sequence[int] | None = None) -> Tensor:
         """Return how many positions apart the two of each pair are; (pairs, axes).

@@ -62,6 +62,8 @@ def _centred_exactly(wander: Wander, points: Tensor) -> Wander:
     whole, within = centers.mean(0), float(centers.square().sum(-1).mean())
     far = (float(whole @ whole) * inputs - within) / max(inputs - 1, 1)
     beside = (within * positions - 1) / max(positions - 1, 1)
+    if positions > 1:  # of pairs of different inputs, some are at the same position
+        far += (far - float(wander.aligned.mean())) / (positions - 1)
     far, beside = (far if inputs > 1 else beside), (beside if positions > 1 else far)
     return replace(
         wander,

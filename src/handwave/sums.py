@@ -210,12 +210,12 @@ def _exact(wander: Wander, alike: tuple[float, float]) -> Wander:
     if wander.share >= 1:
         return wander
     name = "far" if wander.inputs < 1 else "within"  # of a single input, all pairs are
-    rest = 1 - wander.inputs if wander.inputs < 1 else 1 - wander.share
-    others = replace(wander, **{name: torch.zeros_like(getattr(wander, name))})
-    mean, square = (
-        (known - others.mean(fn, power)) / rest
-        for known, fn, power in zip(alike, (torch.clone, torch.square), (1.0, 2.0), strict=True)
-    )
-    loose = getattr(wander, name) - getattr(wander, name).mean()
-    var, wanted = float(loose.square().mean()), max(square - mean * mean, 0.0)
+    part, share = getattr(wander, name), wander.shares.get(name, 0.0)
+    if not share:
+        return wander
+    loose = part - part.mean()
+    mean = float(part.mean()) + (alike[0] - wander.mean(torch.clone, power=1.0)) / share
+    flat = replace(wander, **{name: torch.full_like(part, mean)})
+    var = float(loose.square().mean())
+    wanted = max(alike[1] - flat.mean(torch.square), 0.0) / share
     return replace(wander, **{name: mean + loose * math.sqrt(wanted / var if var else 0.0)})

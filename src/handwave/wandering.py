@@ -27,8 +27,8 @@ class Wander:
     A pooled second moment over m fresh units has relative variance (2/m)·mean(likeness²).
 
     Args:
-        same, far: likeness of points with themselves, and of those of different inputs;
-            (pairs, *map).
+        same: likeness of points with themselves; (points, *map).
+        far: of different inputs, at different positions if there are any; (pairs, *map).
         aligned: of different inputs at the same position.
         near: of neighbours in one input.
         within: of different positions of one input.
@@ -76,10 +76,9 @@ class Wander:
             power: with which fn grows where a point is longer than others.
         """
         longer = float((self.same.clamp_min(0) ** max(power, 0.0)).mean())
-        within = self.inputs - self.share
         alone = self.share * float(fn(ITSELF)) * longer
-        beside = within * float(fn(self.within).mean()) if within > 0 else 0.0
-        return alone + beside + (1 - self.inputs) * float(fn(self.far).mean())
+        others = ((name, share) for name, share in self.shares.items() if name != "same")
+        return alone + sum(share * float(fn(getattr(self, name)).mean()) for name, share in others)
 
     @property
     def inputs(self) -> float:
@@ -90,7 +89,11 @@ class Wander:
     def shares(self) -> dict[str, float]:
         """Return the share of all pairs of each class that makes them up, where it has any."""
         within = max(self.inputs - self.share, 0.0)
-        shares = {"same": self.share, "within": within, "far": 1 - self.inputs}
+        between, positions = 1 - self.inputs, self.far[0].numel()
+        aligned = between / positions if positions > 1 else 0.0
+        shares = {
+            "same": self.share, "within": within, "aligned": aligned, "far": between - aligned
+        }  # fmt: skip
         return {name: share for name, share in shares.items() if share}
 
     @property

@@ -71,6 +71,9 @@ class Windowed:
         pool, wander, inputs = self.pool, self.wander, self.pool.inputs
         between = inputs * (inputs - 1)
         far, noise = self._of_both("far", between)
+        if pool.whole:  # of a window's positions and another's, some are the same
+            gap = float(wander.aligned.mean() - wander.far.mean())
+            far = far + float(self._size.mean()) * gap / math.prod(pool.sizes)
         within, _ = self._of_both("within", inputs)
         aligned = far if pool.whole else self._of_both("aligned", between)[0]
         same = self._size * self.own

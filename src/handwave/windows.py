@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
-from handwave.pairs import moved, neighbours, of_tensor, turns
+from handwave.overlaps import of_neighbours, of_pairs
+from handwave.pairs import of_tensor
 from handwave.positions import Decay
+from handwave.strides import in_step
 from handwave.twins import twin
-from handwave.wandering import CLASSES, Wander, on_map
+from handwave.wandering import CLASSES, ITSELF, Wander, on_map
 
 # Numbers seen by all windows together, and by one: beyond, pairs of images have to do.
 _MOST_SEEN, WIDEST = 1 << 24, 1024
@@ -75,19 +77,17 @@ class Windows:
     def average(self, wander: Wander) -> Wander:
         """Average likeness over windows; what is noise in it averages out, where it differs."""
         places = self.count.numel()
+        wander = in_step(wander, self.layer, self.sizes, self.count.shape)
         seen = {name: self.stacked(on_map(getattr(wander, name), self.sizes)) for name in CLASSES}
         # Positions that many windows see may be longer than others.
         whole = float(seen["same"].mean()) / (float(wander.same.mean()) or 1.0)
         averaged = replace(wander, **{name: part / (whole or 1.0) for name, part in seen.items()})
-        overlaps, beside = self._overlaps(averaged)
-        far, within = (part * overlaps[: len(part)] for part in (averaged.far, averaged.within))
-        if len(overlaps) > 1:  # among pairs of different inputs, some are of one position
-            far = far + (averaged.aligned.mean() - far.mean()) / places
-        near = (averaged.near + self._further(wander)) * beside
+        parts, beside = self._of_both(wander)
+        parts = {name: part / (whole or 1.0) for name, part in parts.items()}
+        parts["near"] += self._further(wander) * beside
         share = min(wander.share * math.prod(self.sizes) / places, 1.0)
         kept = wander.kept(self.seen, self.beside)
-        averaged = replace(averaged, far=far, within=within, near=near, share=share)
-        return averaged.with_noise(kept, kept)
+        return replace(averaged, **parts, share=share).with_noise(kept, kept)
 
     def _further(self, wander: Wander) -> float:
         """Return what neighbours have more in common as windows than they had as positions.
@@ -103,32 +103,41 @@ class Windows:
         decay = Decay.of(wander, self.sizes)
         return decay.of_neighbours(axes, stride) - decay.of_neighbours(axes)
 
-    def _overlaps(self, wander: Wander) -> tuple[Tensor, Tensor]:
-        """Return what share of a window the one of its pair sees as well; (pairs, *map).
+    def _of_both(self, wander: Wander) -> tuple[dict[str, Tensor], Tensor]:
+        """Add up likeness of different points over the places that both windows of a pair see.
 
         Of two windows at different places, one may reach over the edge where the other does not.
 
         Args:
-            wander: of these windows.
+            wander: of the positions.
 
         Returns:
-            That of any two places, and that of neighbours.
+            The sums by class of pairs; and of neighbours, which share of a window both see.
         """
-        inside = self._picking().forward(torch.ones(1, 1, *self.sizes, dtype=torch.float64))[0]
+        maps = {
+            name: on_map(getattr(wander, name), self.sizes) for name in ("far", "within", "near")
+        }
         ends = wander.ends
-        whole = inside == inside.flatten(1)[:, 0].reshape(-1, *[1] * len(self.sizes))
-        if ends is None or bool(whole.all()):
-            everything = torch.ones(1, dtype=torch.float64)
-            return everything, everything
+        if ends is None:
+            return {name: self.stacked(part) for name, part in maps.items()}, ITSELF
+        places, middle = self._places()
         # Of a transposed convolution, windows that meet the same weights.
         stride = self.layer.stride if self.layer.transposed else None
-        pairs = (len(ends.moves), *inside.shape[1:])
-        far = sum(each * ends.moved(each.expand(pairs), stride) for each in inside)
-        kinds = neighbours(len(self.sizes))
-        near = [(inside * moved(inside, (0, *kind))).sum(0) for kind in kinds]
-        order = turns(len(wander.near), len(kinds))
-        seen = inside.sum(0).clamp_min(1e-9)
-        return far / seen, (torch.stack(near) / seen)[order]
+        near, beside = of_neighbours(maps.pop("near"), places)
+        sums = {name: of_pairs(part, places, middle, ends, stride) for name, part in maps.items()}
+        return {**sums, "near": near}, beside
+
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Return which positions each window sees, and the one in its middle; `of_pairs` has it."""
+        numbers = torch.arange(1, 1 + math.prod(self.sizes), dtype=torch.float64)
+        places = self._picking().forward(numbers.reshape(1, 1, *self.sizes))[0].round().long()
+        middle = 0
+        for size in self.layer.kernel_size:
+            middle = middle * size + size // 2
+        inside = places > 0
+        first = (2 * inside.cumsum(0) >= inside.sum(0)).int().argmax(0, keepdim=True)
+        others = places.gather(0, first)[0]
+        return places, places[middle].where(inside[middle], others)
 
     def alike(self, x: Tensor, axes: int) -> Alike | None:
         """Return how alike what windows see is, over all pairs of them; None if that is long.
