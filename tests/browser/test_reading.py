@@ -169,7 +169,36 @@ def test_a_lesson_prints_with_its_answers_unfolded(open_page: Any, tmp_path: Pat
     assert not page.locator(".turn").is_visible()
 
 
-def test_the_cheat_sheet_prints_on_one_page(open_page: Any) -> None:
+@pytest.mark.parametrize("paper", ["A4", "Letter"])
+def test_the_cheat_sheet_prints_on_one_page(open_page: Any, paper: str) -> None:
     page = open_page("cheat-sheet/")
-    printed = page.pdf(format="A4", margin={"top": "10mm", "bottom": "10mm"})
+    printed = page.pdf(format=paper, margin={"top": "10mm", "bottom": "10mm"})
     assert re.findall(rb"/Count (\d+)", printed) == [b"1"]
+
+
+# Names every cell and block of which a part stands outside its column of the sheet, or in a box
+# that would have to be scrolled; and cells too small to read, of less than 6.5 points.
+CUT = """() => {
+    const article = document.querySelector("article"), all = article.getBoundingClientRect();
+    const gap = parseFloat(getComputedStyle(article).columnGap), width = (all.width - gap) / 2;
+    const starts = [all.left, all.left + width + gap];
+    const inside = box => starts.some(
+        start => start - 1 < box.left && box.right < start + width + 1);
+    const small = cell => parseFloat(getComputedStyle(cell).fontSize) < 6.5 * 96 / 72;
+    const scrolls = part => getComputedStyle(part).overflowX !== "visible"
+        && part.scrollWidth > part.clientWidth + 1;
+    const bad = part => scrolls(part) || ![...part.getClientRects()].every(inside)
+        || part.matches("td") && small(part);
+    return [...article.querySelectorAll("th, td, pre, .md-typeset__scrollwrap")]
+        .filter(bad).map(part => part.textContent.trim());
+}"""
+
+
+@pytest.mark.parametrize("width", [196, 202])  # of A4 and Letter between the margins, in mm
+def test_nothing_on_the_printed_cheat_sheet_is_cut(open_page: Any, width: int) -> None:
+    page = open_page("cheat-sheet/")
+    page.set_viewport_size({"width": int(width / 25.4 * 96), "height": 1000})
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.querySelector('article')).columnCount") == "2"
+    assert page.locator("article th", has_text="lesson").count() == 2
+    assert not page.evaluate(CUT)
