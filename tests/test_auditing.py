@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import math
 from typing import Any
 
@@ -233,16 +234,34 @@ def test_a_report_is_drawn_on_axes_only():
         report.plot(ax=3)  # pyright: ignore[reportArgumentType]
 
 
-def test_failures_are_raised_a_line_each():
+def test_failures_are_raised_with_all_that_is_said_of_them():
     report = report_of("zero")
     with pytest.raises(AssertionError) as caught:
         report.raise_for_failures()
     head, *lines = str(caught.value).splitlines()
     assert head == "the audit found 1 failure:"
-    assert len(lines) == 1
     assert lines[0].startswith("  4: symmetric (all zeros): its weights are all zero")
-    assert lines[0].endswith("Lesson 14, training.")
+    said = report.failures[0].sentence
+    assert " ".join(map(str.strip, lines)).endswith(f"{said} Lesson 14, training.")
     report_of("healthy").raise_for_failures()
+
+
+@pytest.mark.parametrize("how", ["NaN", "zero"])
+def test_a_finding_is_folded_under_its_first_words(how):
+    report = report_of(how)
+    with pytest.raises(AssertionError) as caught:
+        report.raise_for_failures()
+    for text in (str(report).split("\n\n")[1], str(caught.value)):
+        heads = [line for line in text.splitlines() if re.match("  \\S", line)]
+        hanging = [line for line in text.splitlines() if line.startswith("    ")]
+        assert heads and hanging
+        assert max(map(len, text.splitlines())) <= 88
+    assert all(finding.sentence in report._repr_html_() for finding in report.findings)
+
+
+def test_the_finding_stands_before_the_numbers():
+    titles = str(report_of("zero")).splitlines()[0].split()
+    assert titles[:4] == ["layer", "kind", "finding", "expected"]
 
 
 def test_a_healthy_report_says_so():

@@ -1,5 +1,6 @@
 """What an audit found: two traces side by side, and what they say."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,11 +77,11 @@ class Report:
         """Do nothing if all is well: for test suites.
 
         Raises:
-            AssertionError: there are failures; each has its line.
+            AssertionError: there are failures; each is named, in lines that fit a terminal.
         """
         if self.failures:
             lines = [f"the audit found {_count(self.failures, 'failure')}:"]
-            raise AssertionError("\n".join([*lines, *_lines(self.failures)]))
+            raise AssertionError(_folded([*lines, *_lines(self.failures)]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as strict JSON can hold it.
@@ -98,7 +99,7 @@ class Report:
         }
 
     def __str__(self) -> str:
-        return "\n".join([as_text(_columns(self), _NUMBERS), "", *_verdict_lines(self)])
+        return f"{as_text(_columns(self), _NUMBERS)}\n\n{_folded(_verdict_lines(self))}"
 
     def _repr_html_(self) -> str:
         """Return table and findings for a notebook."""
@@ -134,6 +135,8 @@ class Report:
         return by_layer(series, bands, [a.name for a, _ in pairs], ax=ax)
 
 
+# Of a line in a terminal or a page, in characters.
+_WIDTH = 88
 _NUMBERS = {"expected", "low", "high", "measured", "gradient"}
 
 
@@ -148,12 +151,12 @@ def _columns(report: Report) -> list[Column]:
     columns = [
         ("layer", *(a.name for a, _ in pairs)),
         ("kind", *(a.kind for a, _ in pairs)),
+        ("finding", *(_short(wrong.get(a.name)) or b.note for a, b in pairs)),
         numbers("expected", [b.signal.second_moment if b.band else None for _, b in pairs]),
         numbers("low", [b.band and b.band[0] for _, b in pairs]),
         numbers("high", [b.band and b.band[1] for _, b in pairs]),
         numbers("measured", [a.signal.second_moment if a.signal.count else None for a, _ in pairs]),
         numbers("gradient", [a.grad and a.grad.second_moment for a, _ in pairs]),
-        ("finding", *(_short(wrong.get(a.name)) or b.note for a, b in pairs)),
     ]
     return [column for column in columns if any(column[1:])]
 
@@ -168,6 +171,14 @@ def _verdict_lines(report: Report) -> list[str]:
     head = "healthy: no failures" if report.ok else _count(report.failures, "failure")
     lines = [head, *_lines(report.failures)]
     return [*lines, _count(rest, "remark"), *_lines(rest)] if rest else lines
+
+
+def _folded(lines: Iterable[str]) -> str:
+    """Fold what is longer than a line; the rest of a finding hangs under its first words."""
+    folded = textwrap.TextWrapper(
+        _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(map(folded.fill, lines))
 
 
 def _lines(findings: Iterable[Finding]) -> list[str]:
