@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from handwave import Moments, measure, mlp
+from handwave import Moments, audit, measure, mlp
 from handwave.measuring import _Recorder, record
 
 
@@ -249,3 +249,20 @@ def test_no_recorder_outlives_its_measurement():
     measure(mlp(4, 3), torch.randn(2, 4), backward=True)
     gc.collect()
     assert not [thing for thing in gc.get_objects() if type(thing) is _Recorder]
+
+
+def test_what_has_nothing_to_differentiate_is_told_what_helps():
+    class Scored(nn.Module):
+        def forward(self, x):
+            return torch.distributions.Normal(x, 1.0)
+
+    class Frozen(nn.Sequential):
+        @torch.no_grad()
+        def forward(self, input):
+            return super().forward(input)
+
+    x = torch.randn(4, 3)
+    with pytest.raises(ValueError, match=r"Normal .*; pass backward=False, or to measure a loss=$"):
+        audit(nn.Sequential(nn.Linear(3, 3), Scored()), x)
+    with pytest.raises(ValueError, match=r"depends on no layer: .*; pass backward=False$"):
+        measure(Frozen(nn.Linear(3, 3)), x, backward=True)

@@ -425,6 +425,37 @@ def test_what_has_no_values_is_refused():
         hw.predict(linear(), [1.0])  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("inputs", [(), {}, (torch.ones(4, 8),) * 2, {"x": torch.ones(4, 8)}])
+def test_arguments_that_forward_does_not_take_are_refused_as_by_measure(inputs):
+    with pytest.raises(TypeError):
+        hw.measure(nn.Sequential(linear()), inputs)
+    with pytest.raises(TypeError, match=r"forward of Sequential does not take these inputs: "):
+        hw.predict(nn.Sequential(linear()), inputs)
+
+
+def test_arguments_that_only_a_hook_makes_fit_are_not_refused():
+    model = nn.Sequential(linear())
+    model.register_forward_pre_hook(lambda _, args: args[:1])
+    assert hw.predict(model, (torch.ones(4, 8), torch.ones(1)))
+
+
+@pytest.mark.parametrize("inputs", [torch.randn(4, 8), (torch.randn(4, 8), torch.randn(4, 8))])
+def test_a_module_of_several_is_told_what_is_walked_through(inputs):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = linear()
+
+        def forward(self, x, y=None):
+            return self.layer(self.layer(x))
+
+    hint = "no theory: only nn.Sequential and Residual are walked through; audit predicts the layer"
+    (row,) = hw.predict(Twice(), inputs)
+    assert row.note.startswith(hint)
+    attention = hw.predict(nn.MultiheadAttention(8, 2), (torch.randn(4, 8),) * 3)
+    assert [row.note for row in attention] == ["no theory"]  # one row of audit's as well
+
+
 @pytest.mark.parametrize(
     "first", [nn.Flatten(), nn.ReLU(), nn.GELU(), nn.Identity(), nn.Dropout().eval()], ids=str
 )

@@ -53,6 +53,18 @@ def test_a_fan_in_that_counts_nothing_is_refused(fan_in):
         dot_product(Moments(0, 1), Moments(0, 1), fan_in)
 
 
+@pytest.mark.parametrize(
+    ("x", "w", "words"),
+    [
+        (1.0, Moments(0, 1), "x must be Moments, got float; pass Moments"),
+        (Moments(0, 1), torch.ones(3), "w must be Moments, got Tensor; pass Moments"),
+    ],
+)
+def test_what_has_no_moments_is_refused_by_name(x, w, words):
+    with pytest.raises(TypeError, match=words):
+        dot_product(x, w, 784)
+
+
 def test_samples_have_the_law_of_x_times_fresh_gaussian_columns():
     x = torch.rand(300, generator=seeded(1))
     y = sample_dot_products(x, 200_000, scale=0.5, generator=seeded(2)).double()
@@ -138,6 +150,7 @@ def test_double_inputs_are_computed_in_double():
         ((torch.ones(3, dtype=torch.int32), 5), TypeError, "floating dtype, got torch.int32"),
         (([1.0], 5), TypeError, "x must be a tensor, got list"),
         ((torch.ones(3), 0), ValueError, "samples must be at least 1, got 0"),
+        ((torch.ones(3), 1e3), TypeError, "must be a whole number, got 1000.0; pass an int"),
         ((torch.ones(3), 5, -1.0), ValueError, "scale is a standard deviation.*got -1.0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -91,6 +92,9 @@ def test_a_residual_adds_its_branch():
     [
         ((8, 2, nn.ReLU()), TypeError, "pass nn.ReLU, not an instance"),
         ((8, 2, lambda: torch.tanh), TypeError, r"activation\(\) must make a module, got"),
+        ((8, 2, "relu"), TypeError, "must be a class or a factory such as nn.ReLU, got 'relu'"),
+        (("784", 2), TypeError, "width must be a whole number, got '784'; pass an int, such as 78"),
+        ((784, 2.0), TypeError, r"depth must be a whole number, got 2\.0; pass an int, such as 3"),
         ((0, 2), ValueError, "at least 1, got 0 and 2"),
         ((8, 0), ValueError, "at least 1, got 8 and 0"),
         ((8, 2, None, -1.0), ValueError, "std is a standard deviation, at least 0, got -1.0"),
@@ -101,6 +105,10 @@ def test_a_residual_adds_its_branch():
 def test_a_stack_that_makes_no_sense_is_refused_by_name(call, error, words):
     with pytest.raises(error, match=words):
         mlp(*call)
+
+
+def test_whole_numbers_of_numpy_count_layers_as_well():
+    assert len(mlp(np.int64(8), np.int64(2))) == 2  # pyright: ignore[reportArgumentType]
 
 
 def test_a_plain_function_is_no_factory_and_the_note_says_so():

@@ -98,7 +98,7 @@ def unit_gradient(output: Any) -> tuple[Tensor, Tensor]:
     if not found:
         raise ValueError(
             f"nothing to differentiate: the model returned {type(output).__name__} without a "
-            "floating tensor; pass loss="
+            "floating tensor; pass backward=False, or to measure a loss="
         )
     first = next((tensor for tensor in found if tensor.requires_grad), found[0])
     return first, torch.randn_like(first)
@@ -117,7 +117,9 @@ def catch(
             runs a backward pass within the backward pass.
     """
     if not root.requires_grad:
-        raise ValueError("the model's output depends on no layer: nothing to differentiate")
+        raise ValueError(
+            "the model's output depends on no layer: nothing to differentiate; pass backward=False"
+        )
     _check_no_reentrant(root)
 
     def passing(key: Key, place: int) -> Callable[[Sequence[Tensor | None]], None]:

@@ -1,11 +1,14 @@
 """Say what a signal will be at every layer, before anything is run."""
 
+import inspect
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from handwave.moments import Moments
 from handwave.restoring import nothing_left_behind
-from handwave.running import Inputs, check_model
+from handwave.running import Inputs, check_model, kind
 from handwave.traces import COVERAGE, Trace
 
 
@@ -40,7 +43,8 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
     should be.
 
     Raises:
-        TypeError: the model is no module; inputs are of another kind.
+        TypeError: the model is no module; inputs are of another kind, or not what its forward
+            takes.
         ValueError: a lazy layer, or one on the meta device, has no weights yet; a layer would
             refuse what enters it.
 
@@ -56,6 +60,7 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
     """
     check_model(model)
     _check_values(inputs)
+    _check_arguments(model, inputs)
     # Laws are computed on the CPU, whatever torch.set_default_device says.
     with torch.device("cpu"), nothing_left_behind(model), torch.no_grad():
         from handwave.walking import walked  # noqa: PLC0415 - the laws take long to import
@@ -67,3 +72,25 @@ def _check_values(inputs: Inputs | Moments) -> None:
     """Refuse what has a shape but no values."""
     if isinstance(inputs, Tensor) and inputs.is_meta:
         raise ValueError("an input on the meta device has no values: pass Moments instead")
+
+
+def _check_arguments(model: nn.Module, inputs: Inputs | Moments) -> None:
+    """Refuse arguments that forward would refuse; no hook may have made others of them."""
+    if model._forward_pre_hooks or not isinstance(inputs, Tensor | tuple | Mapping):
+        return
+    args, kwargs = (), {}
+    if isinstance(inputs, Mapping):
+        kwargs = dict(inputs)
+    else:
+        args = inputs if isinstance(inputs, tuple) else (inputs,)
+    try:
+        signature = inspect.signature(model.forward)
+    except ValueError:  # written in C, and tells nothing
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"forward of {kind(model)} does not take these inputs: {error}; pass what the model "
+            "itself is called with"
+        ) from None

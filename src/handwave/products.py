@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ def dot_product(x: Moments, w: Moments, fan_in: float) -> Moments:
     not zero, the inputs are independent of one another too.
 
     Raises:
+        TypeError: x or w is not `Moments`.
         ValueError: fan_in is not positive and finite.
 
     Examples:
@@ -44,6 +46,12 @@ def dot_product(x: Moments, w: Moments, fan_in: float) -> Moments:
     References:
         Lesson 2, "dot-product".
     """
+    for name, given in (("x", x), ("w", w)):
+        if not isinstance(given, Moments):
+            raise TypeError(
+                f"{name} must be Moments, got {type(given).__name__}; pass Moments(mean, var), or "
+                "Moments.of(tensor)"
+            )
     if not (fan_in > 0 and math.isfinite(fan_in)):
         raise ValueError(f"fan_in must be a positive number, got {fan_in}")
     # E[w²]E[x²] − E[w]²E[x]², multiplied out: no difference of large numbers remains.
@@ -71,7 +79,7 @@ def sample_dot_products(
         For one seed the same whatever the number of threads and whatever the device.
 
     Raises:
-        TypeError: x is not a tensor of real floating numbers.
+        TypeError: x is not a tensor of real floating numbers; samples is no whole number.
         ValueError: x is not one-dimensional, is empty or not finite; samples is below 1;
             scale is negative or not finite.
 
@@ -107,6 +115,9 @@ def _checked_row(x: Tensor, samples: int, scale: float) -> np.ndarray:
             f"x must be one input of shape (fan_in,), got shape {tuple(x.shape)}; "
             "take one row of a batch: x[0]"
         )
+    if not isinstance(samples, SupportsIndex):
+        message = f"samples must be a whole number, got {samples!r}; pass an int, such as 1_000"
+        raise TypeError(message)
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     if not (scale >= 0 and math.isfinite(scale)):

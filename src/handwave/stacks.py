@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,8 @@ def mlp(  # noqa: PLR0913, PLR0917 - the six are what the lessons vary
         A Sequential of Linear layers and activations: "0", "1", …
 
     Raises:
-        TypeError: the activation is a module already, or makes none.
+        TypeError: width or depth is no whole number; the activation is a module already, or
+            makes none.
         ValueError: width or depth below 1; std negative or not finite.
 
     Examples:
@@ -75,6 +77,8 @@ def mlp(  # noqa: PLR0913, PLR0917 - the six are what the lessons vary
     References:
         Lessons 1, "explosion", and 6, "fix".
     """
+    _check_whole("width", width, 784)
+    _check_whole("depth", depth, 3)
     if width < 1 or depth < 1:
         raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
     if std is not None and not (std >= 0 and math.isfinite(std)):
@@ -95,11 +99,21 @@ def mlp(  # noqa: PLR0913, PLR0917 - the six are what the lessons vary
     return nn.Sequential(*layers)
 
 
+def _check_whole(name: str, number: Any, such_as: int) -> None:
+    """Refuse what counts nothing: text, and a floating number even if it is whole."""
+    if not isinstance(number, SupportsIndex):
+        message = f"{name} must be a whole number, got {number!r}; pass an int, such as {such_as}"
+        raise TypeError(message)
+
+
 def _made(activation: Callable[[], nn.Module]) -> nn.Module:
     """Call the factory, refusing one module for all layers: they would share its state."""
     if isinstance(activation, nn.Module):
         name = type(activation).__name__
         raise TypeError(f"activation must be a class or a factory: pass nn.{name}, not an instance")
+    if not callable(activation):
+        message = f"activation must be a class or a factory such as nn.ReLU, got {activation!r}"
+        raise TypeError(message)
     try:
         made = activation()
     except TypeError as error:

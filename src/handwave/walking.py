@@ -32,6 +32,12 @@ from handwave.sums import is_sum
 from handwave.traces import COVERAGE, Layer
 from handwave.weights import known_fans
 
+# What a module of several that is none of them is told.
+_WALKED = (
+    "no theory: only nn.Sequential and Residual are walked through; audit predicts the layers of "
+    "any model"
+)
+
 # From the gradient at an output to that at the input; None: not known.
 _Back = Callable[[Tensor | None], Tensor | None]
 
@@ -171,6 +177,8 @@ class _Walker:
             note = str(error)
         except (IndexError, RuntimeError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from error
+        if note == "no theory" and module not in self.names:
+            note = _WALKED
         return self._anew(module, name), None, note if self.unknown else ""
 
     def _anew(self, module: nn.Module, name: str) -> Signal | None:
