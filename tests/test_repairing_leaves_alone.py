@@ -63,7 +63,7 @@ def test_what_cannot_be_scaled_is_left_alone_and_says_why():
         "0": "its parametrization takes no scale",
         "1": "its parametrization takes no scale",
         "2": "its output does not follow its weight",
-        "3": "no single weight",
+        "3": "norms are left alone",
         "4": "its weight is zero",
         "5": "zero for its input",
     }

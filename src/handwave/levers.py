@@ -130,7 +130,9 @@ def lever_of(layer: nn.Module, copied: Callable[[Tensor], Tensor] = Tensor.clone
     try:
         fans(layer)
     except ValueError:
-        return "no single weight"
+        # By name, since many models bring a norm of their own.
+        norm = any("Norm" in kind.__name__ for kind in type(layer).__mro__)
+        return "norms are left alone" if norm else "no single weight"
     if getattr(layer, "max_norm", None) is not None:
         return "max_norm holds its rows"
     if parametrize.is_parametrized(layer, "weight"):

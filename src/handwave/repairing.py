@@ -57,7 +57,7 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
     repaired signals may well have twice the target. A weight is left alone, and its row says
     why, where its output is zero or not finite, where the bias alone is too large, where the
     weight is tied to one that is scaled already or written by the model's own forward, and in
-    layers that have no single weight (norms, LSTM). In attention the projections of queries,
+    norms and layers that have no single weight (LSTM). In attention the projections of queries,
     keys and values are brought to the target one by one, then the output's: this computes these
     three once more.
 
