@@ -283,7 +283,7 @@ def test_without_matplotlib_a_plot_is_refused_first(run, monkeypatch):
     assert run("nothing_of_this_name", "--shape", "2,3", "--plot", "a.svg") == (
         2,
         "",
-        'handwave: --plot needs matplotlib, which is not installed: pip install "handwave[plot]"\n',
+        "handwave: --plot needs matplotlib, which is not installed: pip install matplotlib\n",
     )
 
 

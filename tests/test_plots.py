@@ -289,7 +289,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match=r'not installed: pip install "handwave\[plot\]"'):
+    with pytest.raises(ImportError, match="not installed: pip install matplotlib"):
         by_layer({"a": [1.0]})
 
 

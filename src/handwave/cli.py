@@ -213,7 +213,7 @@ def _check_plot(path: Path) -> None:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - only who draws needs it
     except ImportError:
-        message = '--plot needs matplotlib, which is not installed: pip install "handwave[plot]"'
+        message = "--plot needs matplotlib, which is not installed: pip install matplotlib"
         raise CouldNotTellError(message) from None
     known = [f".{kind}" for kind in sorted(Figure().canvas.get_supported_filetypes())]
     if path.suffix.lower() not in known:

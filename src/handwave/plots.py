@@ -94,7 +94,7 @@ def _new_axes() -> "Axes":
         from matplotlib.figure import Figure  # noqa: PLC0415 - only who draws needs it
     except ImportError as error:
         raise ImportError(
-            'drawing needs matplotlib, which is not installed: pip install "handwave[plot]"'
+            "drawing needs matplotlib, which is not installed: pip install matplotlib"
         ) from error
     figure = Figure(layout="constrained")
     # A notebook shows it, also where nobody has imported pyplot, which teaches notebooks to.
