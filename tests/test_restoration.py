@@ -258,3 +258,67 @@ def test_a_loss_that_goes_backward_itself_leaves_gradients_alone():
 
     measure(model, torch.ones(4, 6), backward=True, loss=loss)
     assert everything_about(model) == before
+
+
+class Hides(nn.Module):
+    """Keeps what it changes where torch does not look: generators, boxes in boxes, modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+        self.new, self.old = np.random.default_rng(0), np.random.RandomState(0)
+        self.python = random.Random(0)
+        self.box = {"deep": {"torch": torch.Generator(), "log": [], "pair": (0, [torch.ones(2)])}}
+        self.box["deep"]["again"] = self.box  # a cycle
+        self.norms = [nn.BatchNorm1d(6), {"inner": nn.Sequential(nn.BatchNorm1d(6))}]
+        self.lazy = [nn.LazyLinear(6)]  # and never called
+
+    def forward(self, x):
+        """Change all of it."""
+        deep, (outer, others) = self.box["deep"], self.norms
+        deep["log"].append(self.new.random() + self.old.rand() + self.python.random())
+        deep["pair"][1][0].add_(torch.rand(1, generator=deep["torch"]))
+        deep["pair"][1].append(3)
+        outer.called = True
+        return self.layer(others["inner"](outer(x)))
+
+
+def hidden(model):
+    """What a model that hides holds, each under its name."""
+    deep, norms = model.box["deep"], [model.norms[0], model.norms[1]["inner"][0]]
+    return {
+        "numpy's Generator": str(model.new.bit_generator.state),
+        "numpy's RandomState": str(model.old.get_state()),
+        "Python's Random": model.python.getstate(),
+        "torch's Generator in boxes": plain(deep["torch"]),
+        "list in boxes": list(deep["log"]),
+        "tensor in boxes": plain(deep["pair"]),
+        "modules in boxes": [plain(list(norm._buffers.values())) for norm in norms],
+        "attributes of modules in boxes": [sorted(vars(norm)) for norm in norms],
+        "keys": [list(model.box), list(deep)],
+    }
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_what_a_model_hides_comes_back_too(backward):
+    model = Hides()
+    before = hidden(model)
+    measure(model, torch.randn(8, 6), backward=backward)
+    after = hidden(model)
+    assert [name for name in before if before[name] != after[name]] == []
+    model(torch.randn(8, 6))
+    after = hidden(model)
+    assert [name for name in before if before[name] == after[name]] == ["keys"]
+
+
+def test_containers_in_what_the_caller_passes_are_copies():
+    class Writes(nn.Module):
+        def forward(self, x, cache):
+            cache["log"].append(x)
+            cache["more"][0].zero_()
+            return x
+
+    cache = {"log": [], "more": (torch.ones(2),)}
+    measure(Writes(), (torch.ones(3), cache))
+    assert cache["log"] == []
+    assert cache["more"][0].tolist() == [1.0, 1.0]

@@ -2,21 +2,29 @@
 
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
+from types import NoneType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from handwave.running import own_class
 
 # Attributes of these types, and of no class that may do more than they do, get their contents
 # back; a module's parameters, buffers, children and hooks are among them.
 _CONTAINERS = frozenset((list, dict, OrderedDict, defaultdict, set, deque))
-_KEPT = _CONTAINERS | {torch.Generator}
+# What cannot change, and holds nothing that can.
+_SIMPLE = frozenset((NoneType, bool, int, float, complex, str, bytes, torch.dtype, torch.Size))
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+# Modules that keep their state elsewhere, or turn into another class when first called.
+_OPAQUE = (torch.jit.ScriptModule, LazyModuleMixin)
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Hooks on every module of the process; and attributes that a layer calls.
@@ -27,13 +35,29 @@ _FUNCTIONS = ("forward", "activation")
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+@dataclass
+class _Held:
+    """What a run may change: attributes of modules, containers, tensors, states of generators."""
+
+    attributes: list[dict[str, Any]] = field(default_factory=list)
+    containers: list[Any] = field(default_factory=list)
+    tensors: dict[Tensor, bool] = field(default_factory=dict)  # whether it may be written in
+    rewinds: list[Callable[[], object]] = field(default_factory=list)
+
+
 @contextmanager
 def nothing_left_behind(model: nn.Module, written: bool = False) -> Iterator[dict[Tensor, Tensor]]:
     """Bring back everything in and around the model that a run may change.
 
     Bit for bit: parameters, buffers and other tensors that are attributes (the objects, their
     values, gradients and flags), every other attribute of every module, with the contents of
-    its lists, dicts and sets, and the states of random generators.
+    its lists, dicts and sets, and the states of random generators: torch's, numpy's and Python's
+    own, and those that a module holds. What lists, dicts, sets and tuples hold, however deep, comes
+    back as well, modules with all that is theirs among it.
+
+    Objects of other classes do not: neither those that a module holds, nor those that the caller
+    passes to it. A transformer's cache of keys and values, such as `DynamicCache`, holds after
+    the run what the run wrote in it: pass a copy.
 
     Args:
         model: what is run.
@@ -42,7 +66,6 @@ def nothing_left_behind(model: nn.Module, written: bool = False) -> Iterator[dic
     Yields:
         A copy of every tensor that the run may write in, as it is now.
     """
-    values: dict[Tensor, Tensor] = {}
     with ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
@@ -51,22 +74,15 @@ def nothing_left_behind(model: nn.Module, written: bool = False) -> Iterator[dic
             stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
         modules = list(model.modules())
         anything = written or _may_do_anything(modules)
-        held = {id(t): (t, m) for m in modules for t in _tensors(vars(m), anything)}
-        remembered = []
-        for tensor, module in held.values():
-            # torch's own forwards write in buffers only, but for an embedding with max_norm;
-            # copying every weight of a large model is kept for models that may do anything.
-            own = not anything and getattr(module, "max_norm", None) is None
-            value = None
-            if not (own and isinstance(tensor, nn.Parameter)):
-                value = values[tensor] = tensor.detach().clone()
-            remembered.append(_remembered(tensor, value))
-        stack.callback(_all, remembered)
-        stack.callback(_attributes([vars(module) for module in modules]))
+        held = _everything(modules) if anything else _registered(modules)
+        values = {each: each.detach().clone() for each, written in held.tensors.items() if written}
+        stack.callback(_all, [_remembered(each, values.get(each)) for each in held.tensors])
+        stack.callback(_all, held.rewinds)
+        stack.callback(_attributes(held.attributes, held.containers))
         yield values
 
 
-def _all(put_back: list[Callable[[], None]]) -> None:
+def _all(put_back: list[Callable[[], object]]) -> None:
     """Call each, last ones first; a callback for each would cost more than what it does.
 
     One that fails keeps no other from being called.
@@ -92,25 +108,73 @@ def _may_do_anything(modules: list[nn.Module]) -> bool:
     return not all((getattr(code, "__module__", None) or "").startswith(known) for code in codes)
 
 
-def _tensors(attributes: dict[str, Any], everywhere: bool) -> Iterator[Tensor]:
-    """Find the tensors that a module holds: parameters, buffers, and attributes if asked."""
-    holders = [attributes["_parameters"], attributes["_buffers"]]
-    if everywhere:
-        holders += [attributes, *(v for v in attributes.values() if type(v) in _CONTAINERS)]
-    for holder in holders:
-        for value in holder.values() if isinstance(holder, Mapping) else holder:
-            if isinstance(value, Tensor):
-                yield value
+def _registered(modules: list[nn.Module]) -> _Held:
+    """Find what forwards of torch's own and ours may change, and no more: it is done for each run.
+
+    They write in buffers, and in parameters only where an embedding has a max_norm: copying every
+    weight of a large model is kept for models that may do anything.
+    """
+    held = _Held([vars(module) for module in modules])
+    for own in held.attributes:
+        held.containers += [value for value in own.values() if type(value) in _CONTAINERS]
+        limited = own.get("max_norm") is not None
+        for kind, written in (("_parameters", limited), ("_buffers", True)):
+            for tensor in own[kind].values():
+                if isinstance(tensor, Tensor):
+                    held.tensors[tensor] = written or held.tensors.get(tensor, False)
+    return held
 
 
-def _attributes(modules: list[dict[str, Any]]) -> Callable[[], None]:
-    """Remember the attributes of modules, and what their containers contain."""
+def _everything(modules: list[nn.Module]) -> _Held:
+    """Find all that modules hold, through containers in containers, and modules in these."""
+    held, known = _Held(), set[int]()
+    waiting: list[Any] = list(modules)
+    while waiting:
+        each = waiting.pop()
+        if id(each) in known:
+            continue
+        known.add(id(each))
+        if isinstance(each, Tensor):
+            if not nn.parameter.is_lazy(each):
+                held.tensors[each] = True
+        elif isinstance(each, nn.Module):
+            if not isinstance(each, _OPAQUE):
+                held.attributes.append(own := vars(each))
+                registered = (own.get(name, {}).values() for name in _REGISTERED)
+                waiting += _parts([*own.values(), *chain.from_iterable(registered)])
+        elif type(each) in _CONTAINERS or isinstance(each, tuple):
+            held.containers += [] if isinstance(each, tuple) else [each]
+            waiting += _parts(each.values() if isinstance(each, dict) else each)
+        elif rewind := _rewind(each):
+            held.rewinds.append(rewind)
+    return held
+
+
+def _parts(values: Iterable[Any]) -> list[Any]:
+    """Leave out what cannot change: a vocabulary has a hundred thousand of these."""
+    return [value for value in values if type(value) not in _SIMPLE]
+
+
+def _rewind(generator: Any) -> Callable[[], object] | None:
+    """Remember the state of a random generator; None if it is none."""
+    kind = type(generator)
+    if kind is torch.Generator:
+        return partial(generator.set_state, generator.get_state())
+    if kind is random.Random:
+        return partial(generator.setstate, generator.getstate())
+    if kind is np.random.RandomState:
+        return partial(generator.set_state, generator.get_state(legacy=False))
+    if kind is np.random.Generator:
+        bits = generator.bit_generator
+        return partial(setattr, bits, "state", bits.state)
+    return None
+
+
+def _attributes(modules: list[dict[str, Any]], containers: list[Any]) -> Callable[[], None]:
+    """Remember the attributes of modules, and what containers contain."""
     before = [(attributes, dict(attributes)) for attributes in modules]
-    kept = [value for _, own in before for value in own.values() if type(value) in _KEPT]
-    empty = [each for each in kept if not each]  # a dozen for every module, and few others
-    filled = [each for each in kept if each]
-    generators = [(each, each.get_state()) for each in filled if type(each) is torch.Generator]
-    contents = [(each, each.copy()) for each in filled if type(each) is not torch.Generator]
+    empty = [each for each in containers if not each]  # a dozen for every module, and few others
+    contents = [(each, each.copy()) for each in containers if each]
 
     def put_back() -> None:
         for attributes, own in before:
@@ -123,8 +187,6 @@ def _attributes(modules: list[dict[str, Any]]) -> Callable[[], None]:
             container.clear()
             add = container.extend if isinstance(container, list | deque) else container.update
             add(content)
-        for generator, state in generators:
-            generator.set_state(state)
 
     return put_back
 
