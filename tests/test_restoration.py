@@ -271,7 +271,6 @@ class Hides(nn.Module):
         self.box = {"deep": {"torch": torch.Generator(), "log": [], "pair": (0, [torch.ones(2)])}}
         self.box["deep"]["again"] = self.box  # a cycle
         self.norms = [nn.BatchNorm1d(6), {"inner": nn.Sequential(nn.BatchNorm1d(6))}]
-        self.lazy = [nn.LazyLinear(6)]  # and never called
 
     def forward(self, x):
         """Change all of it."""
@@ -309,6 +308,20 @@ def test_what_a_model_hides_comes_back_too(backward):
     model(torch.randn(8, 6))
     after = hidden(model)
     assert [name for name in before if before[name] == after[name]] == ["keys"]
+
+
+def test_a_lazy_module_in_a_list_can_be_called_again():
+    class Lazy(Hides):
+        def __init__(self):
+            super().__init__()
+            self.lazy = [nn.LazyLinear(6)]
+
+        def forward(self, x):
+            return self.lazy[0](super().forward(x))
+
+    model, x = Lazy(), torch.randn(8, 6)
+    measure(model, x)
+    assert model(x).shape == (8, 6)
 
 
 def test_containers_in_what_the_caller_passes_are_copies():

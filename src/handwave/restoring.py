@@ -135,8 +135,7 @@ def _everything(modules: list[nn.Module]) -> _Held:
             continue
         known.add(id(each))
         if isinstance(each, Tensor):
-            if not nn.parameter.is_lazy(each):
-                held.tensors[each] = True
+            held.tensors[each] = True
         elif isinstance(each, nn.Module):
             if not isinstance(each, _OPAQUE):
                 held.attributes.append(own := vars(each))
