@@ -255,7 +255,7 @@ def test_a_finding_is_folded_under_its_first_words(how):
         heads = [line for line in text.splitlines() if re.match("  \\S", line)]
         hanging = [line for line in text.splitlines() if line.startswith("    ")]
         assert heads and hanging
-        assert max(map(len, text.splitlines())) <= 88
+        assert max(map(len, text.splitlines())) <= 84
     assert all(finding.sentence in report._repr_html_() for finding in report.findings)
 
 

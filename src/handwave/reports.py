@@ -136,7 +136,7 @@ class Report:
 
 
 # Of a line in a terminal or a page, in characters.
-_WIDTH = 88
+_WIDTH = 84
 _NUMBERS = {"expected", "low", "high", "measured", "gradient"}
 
 
