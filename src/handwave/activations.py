@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,11 +147,26 @@ def elementwise(fn: Elementwise, derivative: bool = False) -> tuple[Elementwise,
 
 def unhooked(module: nn.Module) -> nn.Module:
     """Copy a module without its forward hooks: whoever watches the original stays out of it."""
-    made = copy.deepcopy(module)
+    kept = [tensor for part in module.modules() for tensor in _within(vars(part))]
+    # What was computed and is kept, an attention map say, has no copy: its numbers do.
+    numbers = {id(tensor): tensor.detach() for tensor in kept if not tensor.is_leaf}
+    made = copy.deepcopy(module, numbers)
     for part in made.modules():
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
     return made
+
+
+def _within(value: Any) -> Iterator[Tensor]:
+    """Find the tensors in an attribute, also in lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _within(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _within(part)
 
 
 def _name(fn: Elementwise) -> str:
@@ -196,7 +213,7 @@ def _tried(call: Elementwise, z: Tensor, name: str) -> Tensor:
     shape = tuple(z.shape)
     try:
         y = call(z.clone())
-    except (RuntimeError, IndexError, ValueError) as error:
+    except Exception as error:  # whatever a function that is not elementwise may ask of its input
         raise ValueError(
             f"{name} fails on a float64 tensor of shape {shape}, which an elementwise function "
             f"takes: {error}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from handwave.activations import activation_moments
-from handwave.flows import Flow, Node
+from handwave.flows import Facts, Flow, Node
 from handwave.moments import Moments
 from handwave.recipes import (
     Cause,
@@ -26,6 +26,9 @@ from handwave.sums import bias_moments
 
 # Shares of a second moment from which a bias, or a mean, is worth a word.
 _BIAS, _MEAN = 0.5, 0.5
+
+# Of a second moment, what differs between inputs by rounding alone.
+_ROUNDING = 1e-12
 
 # Nearer than this to 1 a layer's second moment is only because somebody saw to it.
 _MEASURED = 5e-4
@@ -66,7 +69,10 @@ def _of_place(flow: Flow, node: Node) -> Cause | None:
         return _of_bias(node) or _of_projections(node.module)
     if not node.multiplies:
         return None
-    return _of_mean(node) or _of_recipe(flow, node) or _of_input(node) or _of_bias(node)
+    # A small bias, as torch's own, makes much of an output only where the signal has been lost.
+    bias = _of_bias(node)
+    large = bias if _bias_is_large(node) else None
+    return _of_mean(node) or _of_input(flow, node) or large or _of_recipe(flow, node) or bias
 
 
 def _of_projections(attention: Any) -> Cause | None:
@@ -77,9 +83,16 @@ def _of_projections(attention: Any) -> Cause | None:
 
 
 def _of_symmetry(flow: Flow, node: Node) -> Cause | None:
-    """Zero is wanted in a last layer, and at the end of a branch."""
-    behind = flow.behind(node)
-    return symmetry(node.module, wanted=not behind or any(each.parts for each in behind))
+    """Zero is wanted in a last layer, and where the signal comes past: beside a branch, a gate."""
+    behind = [each.facts for each in flow.behind(node, through_sums=True)]
+    return symmetry(node.module, wanted=not behind or any(f and _differs(f) for f in behind))
+
+
+def _differs(facts: Facts) -> bool:
+    """Tell whether what enters a layer is not the same for all inputs."""
+    entering, apart = facts.entering, facts.entering_spread
+    second = entering.second_moment if entering else 0.0
+    return (second if apart is None else apart) > _ROUNDING * second
 
 
 def _of_recipe(flow: Flow, node: Node) -> Cause | None:
@@ -158,10 +171,10 @@ def _of_mean(node: Node) -> Cause | None:
     return Cause("non-zero-mean weights", text, "2, dot-product")
 
 
-def _of_input(node: Node) -> Cause | None:
+def _of_input(flow: Flow, node: Node) -> Cause | None:
     """Look at the mean of what comes from outside."""
     facts = node.facts
-    if facts is None or facts.entering is None or facts.sources:
+    if facts is None or facts.entering is None or not flow.from_outside(node):
         return None
     entering = facts.entering
     if not entering.mean**2 > _MEAN * entering.second_moment:
@@ -182,6 +195,13 @@ def _of_bias(node: Node) -> Cause | None:
     share = min(bias.second_moment / signal.second_moment, 1.0)
     text = f"its bias makes {share:.0%} of its output, the same for every input: begin at zero"
     return Cause("bias noise", text, "12, defaults")
+
+
+def _bias_is_large(node: Node) -> bool:
+    """Tell a bias of more than torch's default variance, 1/(3 fan_in), and more than by chance."""
+    fan_in = node.row.fan_in if node.row else None
+    known = node.module is not None and fan_in
+    return bool(known) and bias_moments(node.module).second_moment * fan_in > 1
 
 
 def _bias(module: Any) -> Moments:

@@ -14,7 +14,7 @@ from handwave.filters import own_variance
 from handwave.laws import apply_law
 from handwave.moments import Moments
 from handwave.norms import NORMS, affine
-from handwave.running import first_floating
+from handwave.running import copied, first_floating, of_a_library
 from handwave.signals import NoTheoryError, of_input
 from handwave.sums import bias_moments, expected_square, is_sum
 from handwave.traces import COVERAGE
@@ -74,6 +74,8 @@ def _by_law(module: nn.Module, x: Tensor) -> Expected | None:
     if isinstance(module, NORMS):
         return _of_norm(module, x)
     if isinstance(module, _ConvNd):
+        if not of_a_library(module):
+            raise NoTheoryError("no theory: its forward is its owner's")
         return _from_squares(module, x)
     signal = apply_law(module, of_input(x))[0]
     known = _from_squares(module, x) if is_sum(module) else Expected(signal.moments, (0.0, 0.0))
@@ -159,7 +161,7 @@ def _by_draws(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     for _ in range(_DRAWS):
         for parameter, law in laws:
             parameter.normal_(law.mean, law.std)
-        output = first_floating(fresh(*args, **kwargs))
+        output = first_floating(fresh(*copied(args), **copied(kwargs)))
         if output is None or not output.numel():
             return None
         found.append(Moments.of(output))

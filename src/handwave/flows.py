@@ -50,6 +50,7 @@ class Ends:
 
     Args:
         given: count of such numbers in the inputs.
+        main: the nodes that the first floating tensor of what the model returns came from.
         returned: count in what the model returns; -inf is left out, as scores are masked with it.
         sources: the nodes that these came from.
     """
@@ -57,11 +58,16 @@ class Ends:
     given: int = 0
     returned: int = 0
     sources: frozenset[int] = frozenset()
+    main: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Node:
-    """Be one call of a layer, or one sum of two outputs (then without row, module and facts)."""
+    """Be one call of a layer, or one sum of two outputs (then without row, module and facts).
+
+    A sum that no layer takes, and that is not returned either, is on the way to another one, or
+    beside the way: a moving average, a loss.
+    """
 
     number: int
     sources: frozenset[int]
@@ -71,6 +77,7 @@ class Node:
     module: nn.Module | None = None
     facts: Facts | None = None
     parts: tuple[frozenset[int], frozenset[int]] | None = None
+    aside: bool = False
 
     @property
     def multiplies(self) -> bool:
@@ -90,7 +97,7 @@ class Node:
     @property
     def counts(self) -> bool:
         """Tell where scales are compared; everything else is on the way."""
-        return self.multiplies or self.attends or self.parts is not None
+        return self.multiplies or self.attends or (self.parts is not None and not self.aside)
 
     @property
     def positions(self) -> float:
@@ -116,8 +123,10 @@ class Flow:
             Node(f.node, f.sources, row.signal, math.prod(row.shape[1:]), row, module, f)
             for row, module, f in calls
         ]
+        taken = ends.main.union(*(node.sources for node in made))
         for s in sums:
-            made.append(Node(s.node, s.parts[0] | s.parts[1], s.signal, s.units, parts=s.parts))
+            sources, aside = s.parts[0] | s.parts[1], s.node not in taken
+            made.append(Node(s.node, sources, s.signal, s.units, parts=s.parts, aside=aside))
         self.nodes = {node.number: node for node in sorted(made, key=lambda node: node.number)}
         self._feeds: dict[int, set[int]] = {}
         for node in self:
@@ -188,6 +197,11 @@ class Flow:
         plain = not only.normalizes and not any(True for _ in module.parameters())
         return only if plain else None
 
+    def from_outside(self, node: Node) -> bool:
+        """Tell whether what enters a layer is what entered the model, in whatever shape."""
+        before = (self.nodes[number].module for number in self.ancestors(node.number))
+        return all(_HANDS_ON.search(type(module).__name__) for module in before)
+
     def _ancestors(self, number: int) -> frozenset[int]:
         sources = [n for n in self.nodes[number].sources if n in self.nodes]
         return frozenset(sources).union(*(self.ancestors(n) for n in sources))
@@ -210,7 +224,8 @@ class Flow:
         """Find the nodes inside a residual branch: what is added back to where it began."""
         inside: set[int] = set()
         for node in self:
-            for one, other in (node.parts, node.parts[::-1]) if node.parts else ():
+            beside = node.aside and not self.takers(node.number)
+            for one, other in (node.parts, node.parts[::-1]) if node.parts and not beside else ():
                 behind = frozenset(one).union(*(self.ancestors(n) for n in one if n in self.nodes))
                 # What a gate adds comes from where the block began, and from the gate itself.
                 began = frozenset(n for n in other if not self.ancestors(n) & other)

@@ -15,7 +15,7 @@ from handwave.measuring import Seen, record
 from handwave.moments import Moments
 from handwave.reports import Finding, Report
 from handwave.restoring import nothing_left_behind
-from handwave.running import Inputs, floating
+from handwave.running import Inputs, first_floating, floating
 from handwave.streams import Streams
 from handwave.traces import Layer, Trace
 from handwave.verdicts import verdicts
@@ -81,11 +81,16 @@ class _Witness:
         """See nothing more in a gradient than its moments."""
 
     def returned(self, _: nn.Module, args: Any, output: Any) -> None:
-        """Count what is not finite in the model's outputs; scores are masked with -inf."""
+        """Look at the model's outputs: where they came from, and what is not finite.
+
+        Scores are masked with -inf.
+        """
         with torch._C.DisableTorchFunction():
             lost = [(t, _not_finite(t, masks=False)) for t in floating(output)]
         sources = self.streams.sources([tensor for tensor, count in lost if count])
-        self.ends = Ends(0, sum(count for _, count in lost), sources)
+        first = first_floating(output)
+        main = frozenset() if first is None else self.streams.sources([first])
+        self.ends = Ends(0, sum(count for _, count in lost), sources, main)
 
 
 def _not_finite(tensor: Tensor, masks: bool = True) -> int:

@@ -22,6 +22,7 @@ from handwave.running import (
     first_floating,
     kind,
     rows,
+    transformed,
     watched,
 )
 from handwave.totals import quick_moments, spread, zeros
@@ -189,7 +190,7 @@ class _Recorder:
             return replaced
         self.seen.append(Seen(module, self.entered.pop(module, None)))
         if output is None or not output.numel():
-            note = "no floating output" if output is None else "empty output"
+            note = "empty output" if output is not None else _without(result)
             self.rows.append({"name": name, "note": note})
             return replaced
         if self.backward:
@@ -270,6 +271,13 @@ def _entered(module: nn.Module, given: Tensor | None) -> tuple[Moments, float | 
         known = given.detach()
         moments = quick_moments(known, 1e-6)
         return moments, spread(known, batch_axis(module, known), moments)
+
+
+def _without(result: Any) -> str:
+    """Say why there is nothing to measure in what a layer returned."""
+    if isinstance(result, Tensor) and transformed(result):
+        return "inside a transform of torch.func: nothing to measure"
+    return "no floating output"
 
 
 def batch_axis(module: nn.Module, tensor: Tensor) -> int:

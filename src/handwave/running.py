@@ -34,11 +34,11 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         TypeError: inputs are neither a tensor, a tuple nor a dict.
     """
     if isinstance(inputs, Tensor):
-        return (_copied(inputs),), {}
+        return (copied(inputs),), {}
     if isinstance(inputs, tuple):
-        return tuple(map(_copied, inputs)), {}
+        return tuple(map(copied, inputs)), {}
     if isinstance(inputs, Mapping):  # what a tokenizer returns is one, and no dict
-        return (), {name: _copied(value) for name, value in inputs.items()}
+        return (), {name: copied(value) for name, value in inputs.items()}
     raise TypeError(
         "inputs must be a tensor, a tuple of positional or a dict of keyword arguments, "
         f"got {type(inputs).__name__}"
@@ -66,14 +66,14 @@ def check_model(model: Any) -> None:
         raise ValueError("a model on the meta device has no weights yet: call .to_empty, draw them")
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """Copy the tensors of an argument, also in lists, tuples and dicts."""
     if isinstance(value, Tensor):
         return value.detach().clone().requires_grad_(value.requires_grad)
     if type(value) in {list, tuple}:
-        return type(value)(map(_copied, value))
+        return type(value)(map(copied, value))
     if type(value) is dict:
-        return {key: _copied(part) for key, part in value.items()}
+        return {key: copied(part) for key, part in value.items()}
     return value
 
 
@@ -125,7 +125,7 @@ def of_a_library(module: nn.Module) -> bool:
 def floating(value: Any) -> Iterator[Tensor]:
     """Find the floating tensors in what a module takes or returns, first ones first."""
     if isinstance(value, Tensor):
-        if value.is_floating_point():
+        if has_numbers(value):
             yield value
     elif isinstance(value, Mapping):
         for part in value.values():
@@ -141,8 +141,18 @@ def floating(value: Any) -> Iterator[Tensor]:
 def first_floating(value: Any) -> Tensor | None:
     """Return the first floating tensor in what a module takes or returns, if there is one."""
     if isinstance(value, Tensor):  # nearly always, and once for every row
-        return value if value.is_floating_point() else None
+        return value if has_numbers(value) else None
     return next(floating(value), None)
+
+
+def has_numbers(tensor: Tensor) -> bool:
+    """Tell a floating tensor, but for what a transform of torch.func (vmap, grad) stands in for."""
+    return tensor.is_floating_point() and not transformed(tensor)
+
+
+def transformed(tensor: Tensor) -> bool:
+    """Tell what stands for many tensors inside a transform of torch.func: nobody can look at it."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Follow where each layer's output goes: into which layers, and into which sums."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from handwave.moments import Moments
+from handwave.running import has_numbers
 from handwave.totals import quick_moments
 
 _ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
@@ -17,6 +19,9 @@ _ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 # may also be written x.clamp(min=0).
 _ACTIVATIONS = {name.lower() for name in nn.modules.activation.__all__}
 _ACTIVATIONS |= {"clamp", "clampmin", "clip"}
+
+
+_MASK = -1e3  # and below: what takes a score out of a softmax
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Streams(TorchFunctionMode):
         if not any(before):
             return result
         name = getattr(func, "__name__", "")
-        if name in _ADDITIONS and _alike(operands):
+        if name in _ADDITIONS and _alike(operands) and not any(map(_is_mask, operands)):
             self._add(before, result)
             return result
         applied = None
@@ -107,17 +112,25 @@ class Streams(TorchFunctionMode):
     def _add(self, before: list[frozenset[int]], result: Tensor) -> None:
         signal = quick_moments(result.detach(), 1e-4)
         node, self.nodes = self.nodes, self.nodes + 1
-        self.sums.append(Sum(node, (before[0], before[1]), signal, result[:1].numel()))
+        units = math.prod(result.shape[1:])
+        self.sums.append(Sum(node, (before[0], before[1]), signal, units))
         self._came(result, frozenset([node]))
 
 
 def _alike(operands: list[Tensor]) -> bool:
-    """Tell two outputs that are added from a bias or a constant that is."""
+    """Tell two outputs that are added from a bias or a constant that is, or from two losses."""
     return (
         len(operands) == 2
         and operands[0].shape == operands[1].shape
-        and all(operand.is_floating_point() and operand.numel() for operand in operands)
+        and operands[0].dim() > 0
+        and all(operand.numel() and has_numbers(operand) for operand in operands)
     )
+
+
+def _is_mask(operand: Tensor) -> bool:
+    """Tell what is added to scores: nothing, or a number far below all of them."""
+    least = float(operand.detach().min())
+    return least <= _MASK and bool(((operand == 0) | (operand == least)).all())
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

@@ -169,7 +169,7 @@ def _scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
             continue
         sizes = _sizes(node.signal, node.units), _sizes(first.signal, first.units)
         word = _left(*sizes, chain.least)
-        if (word == "vanishes" and node.number in inside) or (
+        if (word == "vanishes" and (node.number in inside or _comes_back(flow, node, first))) or (
             word == "explodes" and _grew_in_front(flow, node, first)
         ):
             continue
@@ -194,6 +194,12 @@ def _left_by_averaging(node: Node, before: list[Node]) -> float:
     attention = isinstance(module, nn.MultiheadAttention)
     positions = entering.count / module.embed_dim if attention else 1.0
     return 1 / math.sqrt(max(averaged, 1.0) * max(positions, 1.0))
+
+
+def _comes_back(flow: Flow, node: Node, first: Node) -> bool:
+    """Tell whether what is behind a layer makes its differences large again: sin(30·x), say."""
+    spreads = [n.facts.entering_spread or 0.0 for n in flow.behind(node) if n.facts]
+    return bool(spreads) and math.sqrt(min(spreads)) * _FAR > first.signal.rms
 
 
 def _grew_in_front(flow: Flow, node: Node, first: Node) -> bool:
@@ -230,7 +236,7 @@ def _gradients(flow: Flow, silent: set[int], small: set[int], large: set[int]) -
         grad = node.row.grad if node.row else None
         if not node.multiplies or grad is None:
             continue
-        behind = flow.behind(node, through_sums=True)
+        behind = _differentiated(flow.behind(node, through_sums=True))
         prior = [chains[n.number] for n in behind if n.number in chains]
         pooled = any(n.positions != node.positions for n in behind)
         wanted = bool(grad.rms) and all(n.number in small for n in behind)
@@ -252,6 +258,11 @@ def _gradients(flow: Flow, silent: set[int], small: set[int], large: set[int]) -
         yield Verdict(max(behind, key=_handed_back), f"gradient {word}", text, "9, backward")
 
 
+def _differentiated(behind: list[Node]) -> list[Node]:
+    """Leave out layers that no gradient came into, if it came into others: a second head."""
+    return [node for node in behind if _gradient_rms(node)] or behind
+
+
 def _residual_growth(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
     """Find sums that grow at each block, with no normalization in between."""
     for number, steps in _steps(flow).items():
@@ -269,7 +280,7 @@ def _steps(flow: Flow) -> dict[int, list[float]]:
     """Find the factors by which the second moment of each stream has grown, sum by sum."""
     steps: dict[int, list[float]] = {}
     for node in flow:
-        if not node.parts or node.signal.nonfinite or flow.normed(node.number):
+        if not node.counts or not node.parts or node.signal.nonfinite or flow.normed(node.number):
             continue  # scores with a mask are no stream
         stream = next((n for n in flow.before(node) if n.number in steps), None)
         start = stream or _entering(flow, node)
