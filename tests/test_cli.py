@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ from handwave.cli import main
 
 NUMBERS = itertools.count()
 NETS = """
+import atexit, os, subprocess, sys, tempfile
 import torch
 from torch import nn
 import handwave as hw
@@ -59,6 +61,29 @@ def lazy():
 
 def long():
     return hw.mlp(8, 2000)
+
+def noisy():
+    os.write(1, b"from C\\n")
+    subprocess.run([sys.executable, "-c", "print('from a child')"])
+    sys.__stdout__.write("from the first stdout\\n")
+    atexit.register(print, "at the end")
+    atexit.register(os.write, 1, b"at the very end\\n")
+    return hw.mlp(64, 4)
+
+def mover():
+    os.chdir(tempfile.mkdtemp(dir="."))
+    return hw.mlp(64, 4)
+
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+class Odd(BaseException):
+    pass
+
+class Raises(nn.Module):
+    def forward(self, x):
+        raise {1: Silent, 2: Odd, 3: GeneratorExit}[len(x)]("words")
 """
 
 
@@ -123,6 +148,31 @@ def test_json_is_strict_and_alone_on_stdout(what, status, nets, tmp_path):
     assert process.returncode == status
     assert isinstance(found, dict)
     assert err.startswith("imported\n")  # what the model prints goes to stderr
+
+
+@pytest.mark.parametrize("options", [("--json",), ()], ids=["json", "text"])
+def test_whoever_writes_to_stdout_the_report_stays_alone_there(options, nets, tmp_path):
+    process = start("audit", f"{nets}:noisy", "--shape", "32,64", *options, cwd=tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 0
+    if options:
+        json.loads(out, parse_constant=finite)
+    else:
+        assert out.startswith("layer ")
+        assert out.endswith("no failures\n")
+    noise = ["from C", "from a child", "from the first stdout", "at the end", "at the very end"]
+    assert sorted(err.splitlines()) == sorted(["imported", *noise])
+
+
+def test_called_from_python_it_gives_stdout_back(nets, capfd):
+    for writer in (sys.stdout, sys.__stdout__):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdout", writer)
+            assert main(["audit", f"{nets}:healthy", "--shape", "32,64", "--json"]) == 0
+            os.write(1, b"behind")
+        out, err = capfd.readouterr()
+        assert isinstance(json.loads(out.removesuffix("behind")), dict)
+        assert "made" in err
 
 
 def test_numbers_that_json_has_no_word_for_are_strings(run):
@@ -209,6 +259,20 @@ def test_a_model_without_gradient_is_told_of_forward_only(run):
     assert run("indices", "--shape", "32,64", "--forward-only")[2] == ""
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (1, "Silent: (its message raised RuntimeError)"),
+        (2, "Odd: words"),
+        (3, "GeneratorExit: words"),
+    ],
+)
+def test_whatever_is_raised_is_one_line_and_status_2(rows, told, run):
+    status, out, err = run("Raises", "--shape", f"{rows},64")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"handwave: the model raised {told} (nets_")
+
+
 def test_a_lazy_model_is_refused(run):
     status, _, err = run("lazy", "--shape", "2,3")
     assert status == 2
@@ -264,6 +328,13 @@ def test_a_plot_is_written_in_the_format_of_its_name(name, begins, run, tmp_path
     assert run("healthy", "--shape", "32,64", "--plot", name)[0] == 0
     assert (tmp_path / name).read_bytes().startswith(begins)
     assert {p for p in tmp_path.iterdir() if p.suffix} == {p for p in before if p.suffix}
+
+
+def test_names_of_files_are_those_of_the_folder_it_began_in(run, tmp_path):
+    torch.save(torch.randn(32, 64), tmp_path / "in.pt")
+    status, _, err = run("mover", "--inputs", "in.pt", "--plot", "here.svg")
+    assert (status, err) == (0, "")
+    assert [path.parent for path in tmp_path.rglob("*.svg")] == [tmp_path]
 
 
 def test_a_plot_that_cannot_be_written_leaves_what_there_was(run, tmp_path, monkeypatch):

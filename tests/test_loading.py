@@ -139,6 +139,26 @@ def test_what_an_import_raises_is_told_with_its_place(module):
     assert said.endswith(f" ({name}.py:3)")
 
 
+def test_a_module_that_makes_its_names_is_told_of_what_it_raised(module):
+    name = module("def __getattr__(name):\n    raise RuntimeError(name)")
+    assert refused(f"{name}:make") == f"{name}:make raised RuntimeError: make ({name}.py:4)"
+
+
+def test_a_folder_that_has_gone_does_not_hide_what_was_raised(module, tmp_path):
+    name = module("""
+        import os
+
+        def make():
+            os.mkdir("gone")
+            os.chdir("gone")
+            os.rmdir(os.getcwd())
+            raise ValueError("no")
+    """)
+    assert refused(f"{name}:make") == (
+        f"{name}:make raised ValueError: no ({tmp_path / name}.py:10)"
+    )
+
+
 def test_a_missing_name_lists_its_neighbours(module):
     name = module("class Net:\n    def small(self): ...")
     assert refused(f"{name}:Nut") == f"{name}:Nut: no 'Nut' in {name}; near it: Net"

@@ -7,8 +7,9 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from handwave.loading import (
     draw_inputs,
     find_model,
     read_inputs,
+    shown,
 )
 from handwave.reports import Report
 
@@ -55,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command `handwave`.
 
     Args:
-        arguments: what follows the command's name; by default what the shell gave.
+        arguments: what follows the command's name; by default what the shell gave, and then
+            stdout is not given back: what is written there from now on goes to stderr.
 
     Returns:
         The exit status: 0 healthy, 1 failures, 2 could not tell, 130 interrupted.
@@ -72,8 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         options = _parser().parse_args(arguments)
-        with current_folder_importable():
-            return _audit(options)
+        with _stdout_apart(arguments is None) as out, current_folder_importable():
+            return _audit(options, out)
     except CouldNotTellError as error:
         # An exception of the model may have a message of many lines.
         print("handwave:", " ".join(str(error).split()), file=sys.stderr)
@@ -81,6 +84,39 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("handwave: interrupted", file=sys.stderr)
         return _INTERRUPTED
+
+
+@contextlib.contextmanager
+def _stdout_apart(for_good: bool) -> Iterator[TextIO]:
+    """Keep stdout for the report: what anyone else writes there goes to stderr.
+
+    Be it from Python, from C, or from a process that the model starts; for good, also what is
+    called when this process ends.
+    """
+    before, first = sys.stdout, sys.__stdout__
+    if first is None or sys.__stderr__ is None:  # closed by who started us
+        with contextlib.redirect_stdout(sys.stderr):
+            yield before
+        return
+    first.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    out = before
+    if before is first:
+        like = {"encoding": first.encoding, "errors": first.errors}
+        out = open(os.dup(real), "w", **like)  # noqa: SIM115 - closed below
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield out
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # whoever reads has gone; it was closed
+            first.flush()
+        if out is not before:
+            with contextlib.suppress(OSError):
+                out.close()
+        if not for_good:
+            os.dup2(real, 1)
+        os.close(real)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -178,19 +214,20 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _audit(options: argparse.Namespace) -> int:
+def _audit(options: argparse.Namespace, out: TextIO) -> int:
     """Do what the command asks; return its status."""
     _check(options)
-    # stdout is the report's: what the model prints must not stand in the JSON.
-    with contextlib.redirect_stdout(sys.stderr):
-        model = _prepared(find_model(options.target, options.seed), options)
-        inputs = _inputs(options, model)
-        with calling("the model", _ADVICE):
-            report = audit(model, inputs, backward=not options.forward_only)
+    # Files are those of the folder that we are in now: the model may go to another.
+    options.plot = options.plot and options.plot.absolute()
+    options.inputs = options.inputs and str(Path(options.inputs).absolute())
+    model = _prepared(find_model(options.target, options.seed), options)
+    inputs = _inputs(options, model)
+    with calling("the model", _ADVICE):
+        report = audit(model, inputs, backward=not options.forward_only)
     if options.json:
-        _say(json.dumps(report.to_dict(), indent=2, allow_nan=False))
+        _say(json.dumps(report.to_dict(), indent=2, allow_nan=False), out)
     else:
-        _say(str(report))
+        _say(str(report), out)
     if options.plot:
         _draw(report, options.plot)
     return _HEALTHY if report.ok else _FAILURES
@@ -248,10 +285,10 @@ def _draw(report: Report, path: Path) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise CouldNotTellError(f"--plot {path}: {error.strerror or error}") from None
+        raise CouldNotTellError(f"--plot {shown(path)}: {error.strerror or error}") from None
 
 
-def _say(text: str) -> None:
+def _say(text: str, out: TextIO | None = None) -> None:
     """Print; that whoever reads has gone, as `head` does, is no error."""
     with contextlib.suppress(BrokenPipeError):
-        print(text, flush=True)
+        print(text, file=out, flush=True)

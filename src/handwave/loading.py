@@ -43,7 +43,8 @@ def find_model(target: str, seed: int = 0) -> nn.Module:
         Tanh()
     """
     _seed_all(seed)
-    found = _find(target)
+    with calling(target):
+        found = _find(target)
     if isinstance(found, nn.Module):
         return found
     model = _made(found, target, seed) if callable(found) else found
@@ -96,19 +97,20 @@ def read_inputs(path: str, model: nn.Module, dtype: torch.dtype | None = None) -
     Raises:
         CouldNotTellError: no such file, another kind of file, or another kind of content.
     """
+    name = shown(path)
     try:
         found = torch.load(path, map_location=_home(model)[1], weights_only=True)
     except OSError as error:
-        raise CouldNotTellError(f"--inputs {path}: {error.strerror or error}") from None
+        raise CouldNotTellError(f"--inputs {name}: {error.strerror or error}") from None
     except Exception as error:  # whatever a file of another kind makes unpickling raise
         raise CouldNotTellError(
-            f"--inputs {path}: expected a file of torch.save that holds nothing but tensors, "
+            f"--inputs {name}: expected a file of torch.save that holds nothing but tensors, "
             f"numbers, strings, tuples, lists and dicts; reading it raised {type(error).__name__}"
         ) from None
     by_name = isinstance(found, dict) and all(isinstance(key, str) for key in found)
     if not by_name and not isinstance(found, Tensor | tuple | list):
         raise CouldNotTellError(
-            f"--inputs {path} holds {type(found).__name__}, expected a tensor, a tuple or list of "
+            f"--inputs {name} holds {type(found).__name__}, expected a tensor, a tuple or list of "
             "arguments, or a dict of arguments by name"
         )
     found = tuple(found) if isinstance(found, list) else found
@@ -135,10 +137,10 @@ def calling(what: str, advice: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except CouldNotTellError:
+    except (CouldNotTellError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
-        told = f"{type(error).__name__}: {error}"
+    except BaseException as error:  # of any kind: one line is all that a model may make of it
+        told = f"{type(error).__name__}: {_message(error)}"
         place = _place(error)
         message = f"{what} raised {told} ({place})" if place else f"{what} was refused: {told}"
         raise CouldNotTellError(f"{message}; {advice}" if advice else message) from None
@@ -216,15 +218,25 @@ def _converted(inputs: Any, dtype: torch.dtype) -> Any:
 def _place(error: BaseException) -> str:
     """Name file and line of the last step in code that is neither ours nor a library's."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{_shown(error.filename)}:{error.lineno}"
+        return f"{shown(error.filename)}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
     folders = sysconfig.get_paths()
     libraries = (folders["stdlib"], folders["purelib"], folders["platlib"], _OWN, "<")
     users = [frame for frame in frames if not frame.filename.startswith(libraries)]
     last = (users or frames)[-1]
-    return "" if last.filename.startswith(_OWN) else f"{_shown(last.filename)}:{last.lineno}"
+    return "" if last.filename.startswith(_OWN) else f"{shown(last.filename)}:{last.lineno}"
 
 
-def _shown(name: str) -> str:
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:
+        return f"(its message raised {type(second).__name__})"
+
+
+def shown(name: str | Path) -> str:
+    """Name a file as seen from the current folder, if it lies there."""
     path = Path(name)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    with contextlib.suppress(OSError):  # the folder has gone
+        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return str(path)
