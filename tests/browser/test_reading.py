@@ -169,6 +169,68 @@ def test_a_lesson_prints_with_its_answers_unfolded(open_page: Any, tmp_path: Pat
     assert not page.locator(".turn").is_visible()
 
 
+# Lists the code of a table that is broken at another place than a space.
+BROKEN_NAMES = """[...document.querySelectorAll(":is(th, td) code")]
+    .filter(code => code.getClientRects().length > code.textContent.split(" ").length)
+    .map(code => code.textContent)"""
+# Measures, for each table, how far it reaches beyond the box that it scrolls in.
+BEYOND = """[...document.querySelectorAll(".md-typeset__scrollwrap")]
+    .map(box => box.scrollWidth - box.clientWidth)"""
+
+
+@pytest.mark.parametrize(
+    ("name", "tables", "fit"),
+    [("", 3, True), ("api/", 1, True), ("cheat-sheet/", 2, True), ("notation/", 1, False)],
+)
+def test_a_table_on_a_phone_breaks_no_name_and_fits_or_scrolls(
+    open_page: Any, name: str, tables: int, fit: bool
+) -> None:
+    page = open_page(name, size="phone")
+    beyond = page.evaluate(BEYOND)
+    assert len(beyond) == tables
+    assert fit == (max(beyond) == 0)
+    assert not page.evaluate(BROKEN_NAMES)
+    sentences = page.locator("td:nth-child(2)" if name == "" else "td:nth-child(4)")
+    assert all(box["width"] > 150 for box in (s.bounding_box() for s in sentences.all()))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("name", "box"), [("notation/", ".md-typeset__scrollwrap"), ("09-backward/", "div.arithmatex")]
+)
+def test_on_a_phone_a_shade_says_that_there_is_more_to_scroll_to(
+    open_page: Any, scheme: str, name: str, box: str
+) -> None:
+    page = open_page(name, scheme=scheme, size="phone")
+    wide = f"[...document.querySelectorAll('{box}')].find(b => b.scrollWidth > b.clientWidth + 20)"
+    page.evaluate(f"{wide}.id = 'wide'")
+    page.evaluate("wide.scrollIntoView(), scrollBy(0, -200)")
+    # Just inside the upper edge, above all words: six pixels at the right, and six at the left.
+    area = page.locator("#wide").bounding_box()
+    corners = [
+        {"x": x, "y": area["y"] + 1, "width": 6, "height": 2}
+        for x in (area["x"] + area["width"] - 6, area["x"])
+    ]
+    right, left = (page.screenshot(clip=corner) for corner in corners)
+    page.evaluate("wide.scrollLeft = 9999")
+    end_right, end_left = (page.screenshot(clip=corner) for corner in corners)
+    assert right != end_right
+    assert left != end_left
+
+
+def test_on_a_phone_the_button_covers_no_command(open_page: Any) -> None:
+    page = open_page("15-your-network/", size="phone")
+    button = page.locator(".language-console .copy").bounding_box()
+    first = page.evaluate(
+        """() => {
+            const range = document.createRange();
+            range.selectNodeContents(document.querySelector(".language-console pre > code"));
+            return range.getBoundingClientRect().top;
+        }"""
+    )
+    assert button["y"] + button["height"] <= first
+
+
 @pytest.mark.parametrize("paper", ["A4", "Letter"])
 def test_the_cheat_sheet_prints_on_one_page(open_page: Any, paper: str) -> None:
     page = open_page("cheat-sheet/")
