@@ -98,7 +98,7 @@ def unit_gradient(output: Any) -> tuple[Tensor, Tensor]:
     if not found:
         raise ValueError(
             f"nothing to differentiate: the model returned {type(output).__name__} without a "
-            "floating tensor; pass backward=False, or to measure a loss="
+            "floating tensor; pass backward=False, or give measure a loss="
         )
     first = next((tensor for tensor in found if tensor.requires_grad), found[0])
     return first, torch.randn_like(first)
