@@ -213,6 +213,8 @@ def _tried(call: Elementwise, z: Tensor, name: str) -> Tensor:
     shape = tuple(z.shape)
     try:
         y = call(z.clone())
+    except TypeError:  # it takes other arguments, and says so
+        raise
     except Exception as error:  # whatever a function that is not elementwise may ask of its input
         raise ValueError(
             f"{name} fails on a float64 tensor of shape {shape}, which an elementwise function "

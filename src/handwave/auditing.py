@@ -1,10 +1,9 @@
 """Hold what was measured against what each layer's own input lets expect."""
 
-import torch
 from torch import nn
 
 from handwave.reports import Report
-from handwave.running import Inputs, check_model
+from handwave.running import Inputs, check_model, on_cpu
 
 
 def audit(model: nn.Module, inputs: Inputs, backward: bool = True) -> Report:
@@ -43,8 +42,7 @@ def audit(model: nn.Module, inputs: Inputs, backward: bool = True) -> Report:
         Lesson 15, "your-network".
     """
     check_model(model)
-    # Laws are computed on the CPU, whatever torch.set_default_device says.
-    with torch.device("cpu"):
+    with on_cpu():
         from handwave.judging import judged  # noqa: PLC0415 - the laws take long to import
 
     return judged(model, inputs, backward)

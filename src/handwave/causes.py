@@ -198,10 +198,10 @@ def _of_bias(node: Node) -> Cause | None:
 
 
 def _bias_is_large(node: Node) -> bool:
-    """Tell a bias of more than torch's default variance, 1/(3 fan_in), and more than by chance."""
-    fan_in = node.row.fan_in if node.row else None
-    known = node.module is not None and fan_in
-    return bool(known) and bias_moments(node.module).second_moment * fan_in > 1
+    """Tell a bias of three times torch's default variance, 1/(3 fan_in), and more."""
+    if node.module is None or node.row is None or node.row.fan_in is None:
+        return False
+    return bias_moments(node.module).second_moment * node.row.fan_in > 1
 
 
 def _bias(module: Any) -> Moments:

@@ -15,7 +15,7 @@ from handwave.measuring import Seen, record
 from handwave.moments import Moments
 from handwave.reports import Finding, Report
 from handwave.restoring import nothing_left_behind
-from handwave.running import Inputs, first_floating, floating
+from handwave.running import Inputs, first_floating, floating, on_cpu
 from handwave.streams import Streams
 from handwave.traces import Layer, Trace
 from handwave.verdicts import verdicts
@@ -39,7 +39,7 @@ def judged(model: nn.Module, inputs: Inputs, backward: bool) -> Report:
     ends = replace(witness.ends, given=sum(map(_not_finite, floating(inputs))))
     flow = Flow(_calls(trace, seen), witness.streams.sums, ends)
     # A spectral norm takes a step each time it is looked at.
-    with torch.device("cpu"), nothing_left_behind(model):
+    with on_cpu(), nothing_left_behind(model):
         measured, predicted = _both(trace, seen, flow)
         findings = [*_told(flow), *_never_called(trace), *_trained(measured)]
     order = {row.name: place for place, row in enumerate(trace)}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from handwave.moments import Moments
 from handwave.restoring import nothing_left_behind
-from handwave.running import Inputs, check_model, kind
+from handwave.running import Inputs, check_model, kind, on_cpu
 from handwave.traces import COVERAGE, Trace
 
 
@@ -61,8 +61,7 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
     check_model(model)
     _check_values(inputs)
     _check_arguments(model, inputs)
-    # Laws are computed on the CPU, whatever torch.set_default_device says.
-    with torch.device("cpu"), nothing_left_behind(model), torch.no_grad():
+    with on_cpu(), nothing_left_behind(model), torch.no_grad():
         from handwave.walking import walked  # noqa: PLC0415 - the laws take long to import
 
         return Trace(walked(model, inputs, backward), COVERAGE)

@@ -32,6 +32,9 @@ _SHORT = 14.0
 # Beyond this factor for one layer, up or down, a recipe is worth a word.
 _WORTH_A_WORD = 1.6
 
+# Of a second moment, what a ReLU keeps.
+_OF_RELU = 0.5
+
 # Of each of these projections, the gradient comes through the other.
 _PAIRS = ({"q", "k"}, {"v", "out_proj"})
 
@@ -174,7 +177,7 @@ def recipe(module: Any, weight: Moments, place: Place) -> Cause | None:
     growth = size * fan_in * place.kept
     if not 0 < growth < math.inf or off_centre(weight):
         return None
-    default = _default(module, weight)
+    default = _default(module, weight, place.kept)
     if default or place.steady or max(growth, 1 / growth) < _WORTH_A_WORD:
         return default
     if place.split and (three := packed(weight, fan_in, fan_out / fan_in)):
@@ -245,8 +248,8 @@ def _misfit(module: Any, weight: Moments, place: Place) -> Cause | None:
     return Cause(" or ".join(found), "; or ".join(found.values()), "11, layers")
 
 
-def _default(module: Any, weight: Moments) -> Cause | None:
-    """Know torch's own draw, uniform within ±1/√fan_in."""
+def _default(module: Any, weight: Moments, kept: float) -> Cause | None:
+    """Know torch's own draw, uniform within ±1/√fan_in; kept is what the activation in front is."""
     by_torch = fans(module.weight).fan_in
     bound = float(module.weight.detach().abs().max()) * math.sqrt(by_torch)
     slack = _slack(weight.count, _SIGMAS, _UNIFORM)
@@ -256,9 +259,10 @@ def _default(module: Any, weight: Moments) -> Cause | None:
     if not abs(3 * by_torch * weight.second_moment - 1) <= slack <= _BROAD:
         return None
     text = (
-        "its weights are torch's default, of variance 1/(3 fan_in): a third of what keeps a "
-        "signal, a sixth of what keeps it behind a ReLU"
+        "its weights are torch's default, of variance 1/(3 fan_in): a third of what keeps a signal"
     )
+    if abs(kept - _OF_RELU) < 0.1 * _OF_RELU:
+        text += ", a sixth of what keeps it behind a ReLU"
     return Cause("default init", text, "12, defaults")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -75,6 +76,14 @@ def copied(value: Any) -> Any:
     if type(value) is dict:
         return {key: copied(part) for key, part in value.items()}
     return value
+
+
+def on_cpu() -> AbstractContextManager[object]:
+    """Let what is computed for a layer's law be on the CPU, whatever torch.set_default_device says.
+
+    Where it is so anyway, torch need not be asked at every operation, which takes as long again.
+    """
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def rows(model: nn.Module) -> dict[nn.Module, str]:
@@ -152,7 +161,7 @@ def has_numbers(tensor: Tensor) -> bool:
 
 def transformed(tensor: Tensor) -> bool:
     """Tell what stands for many tensors inside a transform of torch.func: nobody can look at it."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return is_functorch_wrapped_tensor(tensor)
 
 
 @contextmanager

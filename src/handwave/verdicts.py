@@ -53,6 +53,7 @@ def verdicts(flow: Flow, hopeless: set[int], silent: set[int]) -> Iterator[Verdi
     spoilt |= {node.number for node in flow if flow.ancestors(node.number) & spoilt}
     found += [*_scales(flow, spoilt), *_residual_growth(flow, spoilt)]
     yield from found
+    yield from _first_steps(flow, spoilt)
     if not hopeless and not any(verdict.word in _BLOCKING for verdict in found):
         yield from (Verdict(*each, _PRECISION) for each in gradient_not_finite(flow))
         yield from _gradients_besides(flow, silent, found)
@@ -169,15 +170,38 @@ def _scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
             continue
         sizes = _sizes(node.signal, node.units), _sizes(first.signal, first.units)
         word = _left(*sizes, chain.least)
-        if (word == "vanishes" and (node.number in inside or _comes_back(flow, node, first))) or (
-            word == "explodes" and _grew_in_front(flow, node, first)
-        ):
+        if (
+            word == "vanishes"
+            and (node.number in inside or _comes_back(flow, node, first.signal.rms))
+        ) or (word == "explodes" and _grew_in_front(flow, node, first)):
             continue
         if word:
             chain.told = True
             verdict = _scale_verdict(flow, node, first, word)
             grown = word == "explodes" and _grows(steps.get(node.number, []))
             yield replace(verdict, cause=_RESIDUAL) if grown else verdict
+
+
+def _first_steps(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
+    """Compare what begins a chain with what enters it: the model's input, or what a norm put out.
+
+    No failure: how large an input is, and how large the next layers want it, is up to others.
+    """
+    inside = flow.in_branches()
+    for node in flow:
+        entering = node.facts.entering if node.facts else None
+        first = all(each.normalizes for each in flow.before(node))
+        if not node.multiplies or not first or entering is None or not node.signal.count:
+            continue
+        units = entering.count * node.units / node.signal.count
+        word = _left(_sizes(node.signal, node.units), _sizes(entering, units))
+        small = word == "vanishes"
+        if not word or node.number in spoilt or flow.rescued(node):
+            continue
+        if not (small and (node.number in inside or _comes_back(flow, node, entering.rms))):
+            ratio = node.signal.rms / entering.rms
+            text = f"the rms of its output is {ratio:.3g} times that of its input"
+            yield Verdict(node, word, text, "6, fix", grave=False)
 
 
 def _left_by_averaging(node: Node, before: list[Node]) -> float:
@@ -196,10 +220,10 @@ def _left_by_averaging(node: Node, before: list[Node]) -> float:
     return 1 / math.sqrt(max(averaged, 1.0) * max(positions, 1.0))
 
 
-def _comes_back(flow: Flow, node: Node, first: Node) -> bool:
+def _comes_back(flow: Flow, node: Node, rms: float) -> bool:
     """Tell whether what is behind a layer makes its differences large again: sin(30·x), say."""
     spreads = [n.facts.entering_spread or 0.0 for n in flow.behind(node) if n.facts]
-    return bool(spreads) and math.sqrt(min(spreads)) * _FAR > first.signal.rms
+    return bool(spreads) and math.sqrt(min(spreads)) * _FAR > rms
 
 
 def _grew_in_front(flow: Flow, node: Node, first: Node) -> bool:
@@ -252,8 +276,8 @@ def _gradients(flow: Flow, silent: set[int], small: set[int], large: set[int]) -
             continue
         chain.told = True
         text = (
-            f"the gradient in front of it has {grad.rms / (source.rms or 1):.3g} times the rms "
-            f"that it has behind {_name(flow, first)}"
+            f"the gradient at the output of {_name(flow, node)} has "
+            f"{grad.rms / (source.rms or 1):.3g} times the rms of that at {_name(flow, first)}"
         )
         yield Verdict(max(behind, key=_handed_back), f"gradient {word}", text, "9, backward")
 
