@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import math
+import re
 from typing import Any
 
 import matplotlib.figure
@@ -254,7 +254,8 @@ def test_a_finding_is_folded_under_its_first_words(how):
     for text in (str(report).split("\n\n")[1], str(caught.value)):
         heads = [line for line in text.splitlines() if re.match("  \\S", line)]
         hanging = [line for line in text.splitlines() if line.startswith("    ")]
-        assert heads and hanging
+        assert heads
+        assert hanging
         assert max(map(len, text.splitlines())) <= 84
     assert all(finding.sentence in report._repr_html_() for finding in report.findings)
 
