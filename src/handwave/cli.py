@@ -99,11 +99,12 @@ def _stdout_apart(for_good: bool) -> Iterator[TextIO]:
             yield before
         return
     first.flush()
+    before.flush()
     real = os.dup(1)
     os.dup2(2, 1)
     out = before
-    if before is first:
-        like = {"encoding": first.encoding, "errors": first.errors}
+    if _descriptor(before) == 1:  # a program may have another one than Python's own
+        like = {"encoding": before.encoding, "errors": before.errors}
         out = open(os.dup(real), "w", **like)  # noqa: SIM115 - closed below
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -117,6 +118,14 @@ def _stdout_apart(for_good: bool) -> Iterator[TextIO]:
         if not for_good:
             os.dup2(real, 1)
         os.close(real)
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """Return where a stream writes to; None where that is memory."""
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _parser() -> argparse.ArgumentParser:

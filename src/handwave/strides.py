@@ -9,7 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from handwave.wandering import Wander
 
-_MOST = 0.5  # of the windows, which a pair has to be right for
+_HALF = 0.5  # of the windows along an axis, which a pair has to be right for
 
 
 def in_step(wander: Wander, layer: _ConvNd, sizes: Sequence[int], out: Sequence[int]) -> Wander:
@@ -26,14 +26,13 @@ def in_step(wander: Wander, layer: _ConvNd, sizes: Sequence[int], out: Sequence[
     ends = wander.ends
     if ends is None or layer.transposed or max(layer.stride) == 1:
         return wander
-    moves, right = ends.moves.clone(), torch.ones(len(ends.moves), dtype=torch.float64)
+    moves, good = ends.moves.clone(), torch.ones(len(ends.moves), dtype=torch.bool)
     for axis, along in enumerate(ends.steps(tuple(sizes)).T):
         steps, share = _led(
             along, _middles(layer, axis, out[axis]), layer.stride[axis], sizes[axis]
         )
         moves[:, axis] = (steps % out[axis]) / out[axis]
-        right *= share
-    good = right > _MOST
+        good &= share >= _HALF
     moves[~good] = ends.moves[~good]
     order = _of_same_first(ends.first, good)
     parts = {name: getattr(wander, name)[order] for name in ("far", "aligned", "within")}
