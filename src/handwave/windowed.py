@@ -71,11 +71,13 @@ class Windowed:
         pool, wander, inputs = self.pool, self.wander, self.pool.inputs
         between = inputs * (inputs - 1)
         far, noise = self._of_both("far", between)
-        if pool.whole:  # of a window's positions and another's, some are the same
-            gap = float(wander.aligned.mean() - wander.far.mean())
-            far = far + float(self._size.mean()) * gap / math.prod(pool.sizes)
         within, _ = self._of_both("within", inputs)
-        aligned = far if pool.whole else self._of_both("aligned", between)[0]
+        # What one position has in common beyond any two, its neighbours have as they are alike.
+        gap = float(self._size.mean() * (wander.aligned.mean() - wander.far.mean()))
+        if pool.whole:  # of a window's positions and another's, some are the same
+            aligned = far = far + gap / math.prod(pool.sizes)
+        else:
+            aligned = self._of_both("aligned", between)[0] - (1 - self._alike) * gap
         same = self._size * self.own
         whole = pool.whole and 1 <= inputs <= len(same) // 2
         same = _of_each(same, inputs) if whole else same
@@ -116,6 +118,12 @@ class Windowed:
         alone, near = (float(part.mean()) for part in self.pool.shares)
         return self.wander.kept(1 / alone, near / max(1 - alone, 1e-9))
 
+    @property
+    def _alike(self) -> float:
+        """Return how alike two positions of a window are beyond what all inputs have in common."""
+        common = float(self.wander.far.mean())
+        return max(self.left - common, 0.0) / max(1 - common, 1e-9)
+
     @cached_property
     def _common(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return what pairs have of the mean over all points: of positions, and of windows."""
@@ -151,8 +159,7 @@ class Windowed:
         Args:
             one: what averages over one window leave.
         """
-        alone, common = float(self.pool.alone.mean()), float(self.wander.far.mean())
-        alike = max(self.left - common, 0.0) / max(1 - common, 1e-9)
+        alone, alike = float(self.pool.alone.mean()), self._alike
         beyond = max(one - self._kept, 0.0) / max(1 - alone, 1e-9)
         apart, steady = (
             min(max(each - alone, 0.0) / max(1 - alone, 1e-9), 1.0) for each in (alike, one)
