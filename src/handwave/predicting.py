@@ -38,9 +38,9 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
     Assumes: weights independent of one another and of the inputs, sums of many products
     Gaussian; for the mean of a weight to matter, inputs independent of one another too. Sound
     for fresh weights; trained ones have more structure than two moments. Of images that are one
-    colour nearly everywhere, behind a norm over the batch or over groups, few numbers make all
-    that varies: second moments are up to 10 % off there, and a band may be half as wide as it
-    should be.
+    colour nearly everywhere, or bright and smooth, behind a norm over the batch or over groups,
+    few numbers make all that varies: second moments are up to 10 % off there, averages of a whole
+    map behind a norm over groups up to 25 %, and a band may be half as wide as it should be.
 
     Raises:
         TypeError: the model is no module; inputs are of another kind, or not what its forward
