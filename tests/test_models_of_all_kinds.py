@@ -48,7 +48,8 @@ class MovingAverage(Plain):
     def forward(self, x: Any) -> Any:
         y = self.a(x)
         with torch.no_grad():
-            self.center.mul_(0.9).add_(0.01 * y.mean(0))
+            center: Any = self.center
+            center.mul_(0.9).add_(0.01 * y.mean(0))
         return self.b(torch.tanh(y))
 
 
@@ -95,8 +96,9 @@ class MaskedConv(nn.Conv2d):
         super().__init__(4, 8, 3, padding=1)
         self.register_buffer("mask", torch.ones_like(self.weight).tril())
 
-    def forward(self, x: Any) -> Any:
-        self.weight.data *= self.mask
+    def forward(self, x: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        mask: Any = self.mask
+        self.weight.data *= mask
         return super().forward(x)
 
 
@@ -250,7 +252,7 @@ def test_what_its_authors_meant_is_no_failure(make, inputs):
     assert hw.audit(make(), torch.rand(64, inputs) * 2 - 1).failures == ()
 
 
-def untouched() -> nn.Sequential:
+def untouched() -> Any:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
@@ -271,7 +273,8 @@ def test_torchs_own_layers_hide_no_other_cause():
 @pytest.mark.parametrize(("factor", "word"), [(100, "explodes"), (0.01, "vanishes")])
 def test_a_first_layer_is_compared_with_what_enters_it(factor, word):
     torch.manual_seed(0)
-    net, x = hw.mlp(128, 6, nn.ReLU), torch.randn(64, 128)
+    net: Any = hw.mlp(128, 6, nn.ReLU)
+    x = torch.randn(64, 128)
     assert hw.audit(net, x).findings == ()
     with torch.no_grad():
         net[0].weight.mul_(factor)
