@@ -32,6 +32,7 @@ def audit(model: nn.Module, inputs: Inputs, backward: bool = True) -> Report:
         ValueError: a lazy layer has no weights yet; there is nothing to differentiate.
 
     Examples:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
         >>> _ = nn.init.zeros_(model[0].weight)
         >>> report = audit(model, torch.randn(32, 64))
