@@ -19,6 +19,7 @@ ORDER = [
     "totals",
     "products",
     "quadrature",
+    "nested",
     "activations",
     "panels",
     "weights",

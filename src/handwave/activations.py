@@ -2,13 +2,12 @@
 
 import copy
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from handwave.moments import Moments
+from handwave.nested import tensors
 from handwave.quadrature import Elementwise, mean_square, moments_behind
 
 
@@ -147,7 +146,7 @@ def elementwise(fn: Elementwise, derivative: bool = False) -> tuple[Elementwise,
 
 def unhooked(module: nn.Module) -> nn.Module:
     """Copy a module without its forward hooks: whoever watches the original stays out of it."""
-    kept = [tensor for part in module.modules() for tensor in _within(vars(part))]
+    kept = [tensor for part in module.modules() for tensor in tensors(vars(part))]
     # What was computed and is kept, an attention map say, has no copy: its numbers do.
     numbers = {id(tensor): tensor.detach() for tensor in kept if not tensor.is_leaf}
     made = copy.deepcopy(module, numbers)
@@ -155,18 +154,6 @@ def unhooked(module: nn.Module) -> nn.Module:
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
     return made
-
-
-def _within(value: Any) -> Iterator[Tensor]:
-    """Find the tensors in an attribute, also in lists, tuples and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _within(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _within(part)
 
 
 def _name(fn: Elementwise) -> str:

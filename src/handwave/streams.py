@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from handwave.moments import Moments
+from handwave.nested import tensors
 from handwave.running import has_numbers
 from handwave.totals import quick_moments
 
@@ -86,7 +87,7 @@ class Streams(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, and note where its result came from."""
         kwargs = kwargs or {}
-        operands = list(_tensors((args, kwargs)))
+        operands = list(tensors((args, kwargs)))
         before = [self.sources([operand]) for operand in operands]
         result = func(*args, **kwargs)
         if not any(before):
@@ -101,7 +102,7 @@ class Streams(TorchFunctionMode):
             if name.replace("_", "") in _ACTIVATIONS:
                 named = {key: value for key, value in kwargs.items() if value is not operands[0]}
                 applied = Applied(func, args[1:], named)
-        for made in _tensors(result):
+        for made in tensors(result):
             self._came(made, frozenset().union(*before), applied)
         return result
 
@@ -131,14 +132,3 @@ def _is_mask(operand: Tensor) -> bool:
     """Tell what is added to scores: nothing, or a number far below all of them."""
     least = float(operand.detach().min())
     return least <= _MASK and bool(((operand == 0) | (operand == least)).all())
-
-
-def _tensors(value: Any) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
