@@ -301,3 +301,77 @@ def test_a_gradient_is_told_by_rows_that_stand_in_the_table():
     low, ratio, high = words[6], float(words[8]), words[words.index("at", 9) + 1].rstrip(";")
     sizes = {row.name: row.grad.rms for row in report.measured if row.grad}
     assert ratio == pytest.approx(sizes[low] / sizes[high], rel=1e-2)
+
+
+class Fused(nn.Module):
+    """Look at the input twice, once through layers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep = nn.Sequential(linear(64, 64), nn.ReLU(), linear(64, 64), nn.ReLU())
+        self.head = linear(128, 10)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(torch.cat([self.deep(x), x], -1))
+
+
+def test_zeros_that_no_gradient_reaches_are_a_failure():
+    torch.manual_seed(0)
+    net: Any = Fused()
+    nn.init.zeros_(net.deep[2].weight)  # a ReLU of zeros lets nothing back
+    found = [(f.layer, f.cause) for f in hw.audit(net, torch.randn(32, 64)).failures]
+    assert found == [("deep.2", "all zeros")]
+
+
+class Added(nn.Module):
+    def forward(self, both: Any) -> Any:
+        return both[0] + both[1]
+
+
+class Stream(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.ReLU(), linear(64, 64)) for _ in range(20))
+        self.add, self.head = Added(), linear(64, 10)
+        for block in self.blocks:
+            nn.init.normal_(block[1].weight, std=math.sqrt(4 / 64))  # pyright: ignore
+
+    def forward(self, x: Any) -> Any:
+        for block in self.blocks:
+            x = self.add([x, block(x)])
+        return self.head(x)
+
+
+def test_what_goes_through_a_list_is_followed():
+    torch.manual_seed(0)
+    assert "explodes" in {f.verdict for f in hw.audit(Stream(), torch.randn(32, 64)).failures}
+
+
+def test_a_mean_is_no_cause_of_a_size():
+    torch.manual_seed(0)
+    net: Any = nn.Sequential(linear(64, 64), nn.ReLU(), linear(64, 10))
+    with torch.no_grad():
+        net[0].weight.mul_(100)
+    told = {f.verdict: f.cause for f in hw.audit(net, torch.rand(32, 64)).findings}
+    assert told["explodes"] == ""
+    assert told["off target"] == "non-zero-mean input"
+
+
+def test_one_image_of_many_points_is_enough_for_a_siren():
+    for seed in range(4):
+        torch.manual_seed(seed)
+        assert hw.audit(siren(), torch.rand(1, 200, 1) * 2 - 1).failures == ()
+
+
+class Freed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.held = linear(8, 8), torch.randn(1000)
+        self.held.untyped_storage().resize_(0)
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x)
+
+
+def test_memory_that_was_given_back_is_not_copied():
+    assert hw.measure(Freed(), torch.randn(4, 8))["layer"].signal.count == 32

@@ -40,6 +40,8 @@ _LOSSY, _SMALL = 0.75, 1e-4
 # A layer whose weights change a second moment by less than this factor, up or down, keeps it.
 _STEADY = 1.3
 
+OF_INPUT = "non-zero-mean input"
+
 # Under these names q, k and v stand in one weight.
 _PACKED = re.compile(r"qkv|c_attn|in_proj|query_key_value", re.IGNORECASE)
 
@@ -85,7 +87,17 @@ def _of_projections(attention: Any) -> Cause | None:
 def _of_symmetry(flow: Flow, node: Node) -> Cause | None:
     """Zero is wanted in a last layer, and where the signal comes past: beside a branch, a gate."""
     behind = [each.facts for each in flow.behind(node, through_sums=True)]
-    return symmetry(node.module, wanted=not behind or any(f and _differs(f) for f in behind))
+    past = not behind or any(f and _differs(f) for f in behind)
+    return symmetry(node.module, wanted=past and not _is_cut_off(flow, node))
+
+
+def _is_cut_off(flow: Flow, node: Node) -> bool:
+    """Tell a layer that no gradient reaches, and not because of zeros behind it."""
+    if node.row is None or node.row.grad is None or node.row.grad.rms:
+        return False
+    after = (each for each in flow if node.number in flow.ancestors(each.number))
+    weights_after = [getattr(each.module, "weight", None) for each in after if each.multiplies]
+    return all(weight is not None and bool(weight.any()) for weight in weights_after)
 
 
 def _differs(facts: Facts) -> bool:
@@ -183,7 +195,7 @@ def _of_input(flow: Flow, node: Node) -> Cause | None:
         f"what enters has the mean {entering.mean:.3g} beside a standard deviation of "
         f"{entering.std:.3g}: all inputs look alike; subtract the mean"
     )
-    return Cause("non-zero-mean input", text, "2, dot-product")
+    return Cause(OF_INPUT, text, "2, dot-product")
 
 
 def _of_bias(node: Node) -> Cause | None:

@@ -103,7 +103,8 @@ def _stdout_apart(for_good: bool) -> Iterator[TextIO]:
     real = os.dup(1)
     os.dup2(2, 1)
     out = before
-    if _descriptor(before) == 1:  # a program may have another one than Python's own
+    # A program may have another one than Python's own, that goes to the same place.
+    if isinstance(before, io.TextIOWrapper) and _descriptor(before) == 1:
         like = {"encoding": before.encoding, "errors": before.errors}
         out = open(os.dup(real), "w", **like)  # noqa: SIM115 - closed below
     try:
@@ -299,5 +300,9 @@ def _draw(report: Report, path: Path) -> None:
 
 def _say(text: str, out: TextIO | None = None) -> None:
     """Print; that whoever reads has gone, as `head` does, is no error."""
-    with contextlib.suppress(BrokenPipeError):
+    try:
         print(text, file=out, flush=True)
+    except BrokenPipeError:
+        return
+    except OSError as error:
+        raise CouldNotTellError(f"the report cannot be written: {error.strerror}") from None

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handwave.causes import causes
+from handwave.causes import OF_INPUT, causes
 from handwave.expecting import expect
 from handwave.flows import Ends, Facts, Flow, Node
 from handwave.measuring import Seen, record
 from handwave.moments import Moments
+from handwave.nested import tensors
 from handwave.reports import Finding, Report
 from handwave.restoring import nothing_left_behind
 from handwave.running import Inputs, first_floating, floating, on_cpu
@@ -61,7 +62,7 @@ class _Witness:
 
     def forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Facts:
         """Take down the facts of one call."""
-        given = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+        given = list(tensors((args, kwargs)))
         sources = self.streams.sources(given)
         made = output.detach()
         with torch._C.DisableTorchFunction():
@@ -141,6 +142,8 @@ def _told(flow: Flow) -> Iterator[tuple[Finding, bool]]:
     for verdict in verdicts(flow, hopeless, silent):
         node, row = verdict.node, verdict.node.row
         cause = None if verdict.cause else known.get(node.number)
+        if cause and cause.name == OF_INPUT and verdict.word in ("explodes", "vanishes"):
+            cause = None  # a mean makes an output neither larger nor smaller than what enters
         name, text, lesson = verdict.cause, verdict.sentence, verdict.lesson
         if cause:
             said.add(node.number)

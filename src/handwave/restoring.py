@@ -75,7 +75,11 @@ def nothing_left_behind(model: nn.Module, written: bool = False) -> Iterator[dic
         modules = list(model.modules())
         anything = written or _may_do_anything(modules)
         held = _everything(modules) if anything else _registered(modules)
-        values = {each: each.detach().clone() for each, written in held.tensors.items() if written}
+        values = {
+            each: each.detach().clone()
+            for each, written in held.tensors.items()
+            if written and not _is_freed(each)
+        }
         stack.callback(_all, [_remembered(each, values.get(each)) for each in held.tensors])
         stack.callback(_all, held.rewinds)
         stack.callback(_attributes(held.attributes, held.containers))
@@ -135,7 +139,8 @@ def _everything(modules: list[nn.Module]) -> _Held:
             continue
         known.add(id(each))
         if isinstance(each, Tensor):
-            held.tensors[each] = True
+            if type(each).__hash__ is not None:  # a class with an equality of its own may have none
+                held.tensors[each] = True
         elif isinstance(each, nn.Module):
             if not isinstance(each, _OPAQUE):
                 held.attributes.append(own := vars(each))
@@ -147,6 +152,16 @@ def _everything(modules: list[nn.Module]) -> _Held:
         elif rewind := _rewind(each):
             held.rewinds.append(rewind)
     return held
+
+
+def _is_freed(tensor: Tensor) -> bool:
+    """Tell a tensor whose memory was given back: to copy it would end the process."""
+    if tensor.layout != torch.strided or tensor.is_meta or not tensor.numel():
+        return False
+    try:
+        return not tensor.untyped_storage().nbytes()
+    except (NotImplementedError, RuntimeError):  # it has no storage
+        return False
 
 
 def _parts(values: Iterable[Any]) -> list[Any]:

@@ -7,7 +7,7 @@ from statistics import median_low
 
 from torch import nn
 
-from handwave.flows import Flow, Node
+from handwave.flows import Facts, Flow, Node
 from handwave.moments import Moments
 from handwave.nonfinite import at_the_end, gradient_not_finite, not_finite
 
@@ -222,8 +222,15 @@ def _left_by_averaging(node: Node, before: list[Node]) -> float:
 
 def _comes_back(flow: Flow, node: Node, rms: float) -> bool:
     """Tell whether what is behind a layer makes its differences large again: sin(30·x), say."""
-    spreads = [n.facts.entering_spread or 0.0 for n in flow.behind(node) if n.facts]
+    spreads = [_apart(n.facts) for n in flow.behind(node) if n.facts]
     return bool(spreads) and math.sqrt(min(spreads)) * _FAR > rms
+
+
+def _apart(facts: Facts) -> float:
+    """Return how inputs of a layer differ; of a single one, how its entries do."""
+    if facts.entering_spread is not None:
+        return facts.entering_spread
+    return facts.entering.var if facts.entering else 0.0
 
 
 def _grew_in_front(flow: Flow, node: Node, first: Node) -> bool:
