@@ -75,7 +75,9 @@ def measure(
         model: any module. Rows are its modules without children, and attention and recurrent
             layers as a whole; a module called twice has two rows. A compiled one runs its layers
             one by one.
-        inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+        inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments. Tensors,
+            lists and dicts among them are copied; another object, such as a cache of keys and
+            values, keeps what the model writes in it.
         backward: measure the gradients with respect to the layers' outputs as well.
         loss: from the model's output to the scalar that is differentiated; without it a unit
             Gaussian gradient, drawn here, enters at the first floating output, and the note of
