@@ -80,6 +80,7 @@ ORDER = [
     "recipes",
     "causes",
     "nonfinite",
+    "scales",
     "verdicts",
     "reports",
     "judging",
@@ -91,6 +92,7 @@ ORDER = [
     "repairs",
     "repairing",
     "loading",
+    "stdout",
     "cli",
 ]
 MODULES = [path for path in sorted((SRC / "handwave").glob("*.py")) if path.stem[0] != "_"]

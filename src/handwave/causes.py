@@ -102,9 +102,7 @@ def _is_cut_off(flow: Flow, node: Node) -> bool:
 
 def _differs(facts: Facts) -> bool:
     """Tell whether what enters a layer is not the same for all inputs."""
-    entering, apart = facts.entering, facts.entering_spread
-    second = entering.second_moment if entering else 0.0
-    return (second if apart is None else apart) > _ROUNDING * second
+    return facts.entering is not None and facts.apart > _ROUNDING * facts.entering.second_moment
 
 
 def _of_recipe(flow: Flow, node: Node) -> Cause | None:

@@ -1,13 +1,11 @@
 """Audit a model from the command line: `handwave audit package.module:factory --shape 32,784`."""
 
 import argparse
-import contextlib
 import importlib.metadata
 import io
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -25,6 +23,7 @@ from handwave.loading import (
     shown,
 )
 from handwave.reports import Report
+from handwave.stdout import stdout_apart
 
 _HEALTHY, _FAILURES, _COULD_NOT_TELL, _INTERRUPTED = 0, 1, 2, 130
 
@@ -75,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         options = _parser().parse_args(arguments)
-        with _stdout_apart(arguments is None) as out, current_folder_importable():
+        with stdout_apart(arguments is None) as out, current_folder_importable():
             return _audit(options, out)
     except CouldNotTellError as error:
         # An exception of the model may have a message of many lines.
@@ -84,49 +83,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("handwave: interrupted", file=sys.stderr)
         return _INTERRUPTED
-
-
-@contextlib.contextmanager
-def _stdout_apart(for_good: bool) -> Iterator[TextIO]:
-    """Keep stdout for the report: what anyone else writes there goes to stderr.
-
-    Be it from Python, from C, or from a process that the model starts; for good, also what is
-    called when this process ends.
-    """
-    before, first = sys.stdout, sys.__stdout__
-    if first is None or sys.__stderr__ is None:  # closed by who started us
-        with contextlib.redirect_stdout(sys.stderr):
-            yield before
-        return
-    first.flush()
-    before.flush()
-    real = os.dup(1)
-    os.dup2(2, 1)
-    out = before
-    # A program may have another one than Python's own, that goes to the same place.
-    if isinstance(before, io.TextIOWrapper) and _descriptor(before) == 1:
-        like = {"encoding": before.encoding, "errors": before.errors}
-        out = open(os.dup(real), "w", **like)  # noqa: SIM115 - closed below
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield out
-    finally:
-        with contextlib.suppress(OSError, ValueError):  # whoever reads has gone; it was closed
-            first.flush()
-        if out is not before:
-            with contextlib.suppress(OSError):
-                out.close()
-        if not for_good:
-            os.dup2(real, 1)
-        os.close(real)
-
-
-def _descriptor(stream: TextIO) -> int | None:
-    """Return where a stream writes to; None where that is memory."""
-    try:
-        return stream.fileno()
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def _parser() -> argparse.ArgumentParser:

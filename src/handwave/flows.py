@@ -43,6 +43,13 @@ class Facts:
     at_the_ends: float
     applied: Applied | None = None
 
+    @property
+    def apart(self) -> float:
+        """Return the variance across what enters: of the inputs, or of a single one's entries."""
+        if self.entering_spread is not None:
+            return self.entering_spread
+        return self.entering.var if self.entering else 0.0
+
 
 @dataclass(frozen=True)
 class Ends:

@@ -1,0 +1,280 @@
+"""Follow the size of a signal, and of its gradient, from where it begins."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from statistics import median_low
+
+from torch import nn
+
+from handwave.flows import Flow, Node
+from handwave.moments import Moments
+
+# The rms of a signal or a gradient may leave its starting point by so much.
+_FAR = 10.0
+# A sum that grows so much, over several without a normalization, grows by its residuals.
+_GROWTH, _GROWN = 1.5, 4.0
+
+_LAYERS, RESIDUAL = "11, layers", "residual growth"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Hold one thing that is wrong at one node."""
+
+    node: Node
+    word: str
+    sentence: str
+    lesson: str
+    grave: bool = True
+    cause: str = ""
+
+
+@dataclass
+class _Chain:
+    """Follow one scale from where it began.
+
+    Args:
+        start: where that was.
+        told: whether something was said of it already.
+        least: what averaging on the way may have left of an rms, as a share.
+    """
+
+    start: Node
+    told: bool = False
+    least: float = 1.0
+
+
+def scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
+    """Compare the rms of sums with where their chain began, anew behind each normalization.
+
+    Args:
+        flow: of one run.
+        spoilt: nodes of which something worse was said, and what follows them.
+    """
+    chains: dict[int, _Chain] = {}
+    inside, steps = flow.in_branches(), _steps(flow)
+    for node in flow:
+        if not node.counts:
+            continue
+        before = flow.before(node)
+        prior = [chains[n.number] for n in before if n.number in chains]
+        fresh = not prior or (node.parts is not None and flow.normed(node.number))
+        if fresh and node.signal.nonfinite:
+            continue  # scores with a mask, which nothing can be compared to
+        first = node if fresh else max((c.start for c in prior), key=lambda n: n.signal.rms)
+        chain = chains[node.number] = _Chain(first)
+        if not fresh:
+            chain.told = any(c.told for c in prior)
+            chain.least = min(c.least for c in prior) * _left_by_averaging(node, before)
+        added = not node.parts and any(n.parts for n in flow.behind(node))
+        if chain.told or node.number in spoilt or added or flow.rescued(node):
+            continue
+        sizes = _sizes(node.signal, node.units), _sizes(first.signal, first.units)
+        word = _left(*sizes, chain.least)
+        if (
+            word == "vanishes"
+            and (node.number in inside or _comes_back(flow, node, first.signal.rms))
+        ) or (word == "explodes" and _grew_in_front(flow, node, first)):
+            continue
+        if word:
+            chain.told = True
+            verdict = _scale_verdict(flow, node, first, word)
+            grown = word == "explodes" and _grows(steps.get(node.number, []))
+            yield replace(verdict, cause=RESIDUAL) if grown else verdict
+
+
+def first_steps(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
+    """Compare what begins a chain with what enters it: the model's input, or what a norm put out.
+
+    No failure: how large an input is, and how large the next layers want it, is up to others.
+
+    Args:
+        flow: of one run.
+        spoilt: nodes of which something worse was said, and what follows them.
+    """
+    inside = flow.in_branches()
+    for node in flow:
+        entering = node.facts.entering if node.facts else None
+        first = all(each.normalizes for each in flow.before(node))
+        if not node.multiplies or not first or entering is None or not node.signal.count:
+            continue
+        units = entering.count * node.units / node.signal.count
+        word = _left(_sizes(node.signal, node.units), _sizes(entering, units))
+        small = word == "vanishes"
+        if not word or node.number in spoilt or flow.rescued(node):
+            continue
+        if not (small and (node.number in inside or _comes_back(flow, node, entering.rms))):
+            ratio = node.signal.rms / entering.rms
+            text = f"the rms of its output is {ratio:.3g} times that of its input"
+            yield Verdict(node, word, text, "6, fix", grave=False)
+
+
+def _left_by_averaging(node: Node, before: list[Node]) -> float:
+    """Return the least share of an rms that averages in front of a layer may leave, or in it.
+
+    Of n numbers around zero that is 1/√n: pooling makes fewer of many, and attention sums over
+    whatever positions there are.
+    """
+    entering = node.facts.entering if node.facts else None
+    if entering is None or not entering.count:
+        return 1.0
+    averaged = max((n.signal.count for n in before), default=0) / entering.count
+    module = node.module
+    attention = isinstance(module, nn.MultiheadAttention)
+    positions = entering.count / module.embed_dim if attention else 1.0
+    return 1 / math.sqrt(max(averaged, 1.0) * max(positions, 1.0))
+
+
+def _comes_back(flow: Flow, node: Node, rms: float) -> bool:
+    """Tell whether what is behind a layer makes its differences large again: sin(30·x), say."""
+    spreads = [n.facts.apart for n in flow.behind(node) if n.facts]
+    return bool(spreads) and math.sqrt(min(spreads)) * _FAR > rms
+
+
+def _grew_in_front(flow: Flow, node: Node, first: Node) -> bool:
+    """Tell whether a layer only takes what a sum, which is judged itself, has become."""
+    if node.parts:
+        return False
+    streams = [n.signal.second_moment for n in flow.before(node) if n.parts]
+    return max(streams, default=0.0) > _GROWN * first.signal.second_moment
+
+
+def _scale_verdict(flow: Flow, node: Node, first: Node, word: str) -> Verdict:
+    ratio = node.signal.rms / first.signal.rms
+    text = f"the rms of its output is {ratio:.3g} times that of {_name(flow, first)}"
+    if node.parts:
+        text = f"its sum has {ratio:.3g} times the rms of that of {_name(flow, first)}"
+        return Verdict(_last_layer(flow, node), word, text, _LAYERS)
+    # A small last layer is often wanted: its outputs begin near zero. But by its own weights.
+    entering = node.facts.entering if node.facts else None
+    lost_before = entering is not None and entering.rms < first.signal.rms / _FAR
+    grave = word == "explodes" or bool(flow.behind(node)) or lost_before
+    return Verdict(node, word, text, "6, fix", grave)
+
+
+def gradients(flow: Flow, silent: set[int], small: set[int], large: set[int]) -> Iterator[Verdict]:
+    """Compare the gradients of sums with where they came in, against the way of the signal.
+
+    Behind a layer that is small on purpose they begin anew, but for those that are gone; in front
+    of one that makes the signal explode they follow from that.
+
+    Args:
+        flow: of one run.
+        silent: nodes whose weights are zero on purpose: no gradient passes them yet.
+        small: nodes that are small on purpose.
+        large: nodes that make the signal explode.
+    """
+    quiet = silent.union(*(flow.ancestors(number) for number in silent))
+    chains: dict[int, _Chain] = {}
+    inside = flow.in_branches()
+    for node in reversed(list(flow)):
+        grad = node.row.grad if node.row else None
+        if not node.multiplies or grad is None:
+            continue
+        behind = _differentiated(flow.behind(node, through_sums=True))
+        prior = [chains[n.number] for n in behind if n.number in chains]
+        pooled = any(n.positions != node.positions for n in behind)
+        wanted = bool(grad.rms) and all(n.number in small for n in behind)
+        fresh = not prior or pooled or wanted or any(n.normalizes for n in behind)
+        first = node if fresh else max((c.start for c in prior), key=_gradient_rms)
+        told = any(c.told for c in prior) and not fresh
+        chain = chains[node.number] = _Chain(first, told or node.number in large)
+        source = first.row.grad if first.row and first.row.grad else grad
+        word = _left(_sizes(grad, node.units), _sizes(source, first.units))
+        if not word or told or (word == "vanishes" and node.number in inside):
+            continue
+        if not grad.rms and node.number in quiet:
+            continue
+        chain.told = True
+        text = (
+            f"the gradient at the output of {_name(flow, node)} has "
+            f"{grad.rms / (source.rms or 1):.3g} times the rms of that at {_name(flow, first)}"
+        )
+        yield Verdict(max(behind, key=_handed_back), f"gradient {word}", text, "9, backward")
+
+
+def _differentiated(behind: list[Node]) -> list[Node]:
+    """Leave out layers that no gradient came into, if it came into others: a second head."""
+    return [node for node in behind if _gradient_rms(node)] or behind
+
+
+def residual_growth(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
+    """Find sums that grow at each block, with no normalization in between.
+
+    Args:
+        flow: of one run.
+        spoilt: nodes of which something worse was said, and what follows them.
+    """
+    for number, steps in _steps(flow).items():
+        told = any(_grows(steps[:end]) for end in range(len(steps)))
+        if number not in spoilt and not told and steps[-1] >= _GROWTH and _grows(steps):
+            text = (
+                f"each block adds as much as it got: the sum's second moment has grown "
+                f"{math.prod(steps):.3g} times, with no normalization; scale branches by 1/√blocks"
+            )
+            layer = _last_layer(flow, flow.nodes[number])
+            yield Verdict(layer, "explodes", text, _LAYERS, False, RESIDUAL)
+
+
+def _steps(flow: Flow) -> dict[int, list[float]]:
+    """Find the factors by which the second moment of each stream has grown, sum by sum."""
+    steps: dict[int, list[float]] = {}
+    for node in flow:
+        if not node.counts or not node.parts or node.signal.nonfinite or flow.normed(node.number):
+            continue  # scores with a mask are no stream
+        stream = next((n for n in flow.before(node) if n.number in steps), None)
+        start = stream or _entering(flow, node)
+        if start is not None and start.signal.second_moment:
+            step = node.signal.second_moment / start.signal.second_moment
+            steps[node.number] = [*steps.get(start.number, []), step]
+    return steps
+
+
+def _grows(steps: list[float]) -> bool:
+    """Tell a stream that grows by its blocks in general, whatever a single one of them does."""
+    return len(steps) > 1 and median_low(steps) ** len(steps) >= _GROWN
+
+
+def _entering(flow: Flow, node: Node) -> Node | None:
+    """Find what a first block adds to: the earliest in front of its sum."""
+    return next(iter(flow.before(node)), None)
+
+
+def _last_layer(flow: Flow, node: Node) -> Node:
+    """Name a sum by the last layer with weights in it, or what stands in its place."""
+    while node.parts:
+        layers = [n for n in flow.before(node) if n.row and n.counts]
+        node = layers[-1] if layers else flow.nodes[max(node.sources)]
+    return node
+
+
+def _sizes(moments: Moments, units: float) -> tuple[float, float]:
+    """Return rms of an entry and norm of one input's entries: widths change one or the other."""
+    return moments.rms, moments.rms * math.sqrt(units)
+
+
+def _left(now: tuple[float, float], start: tuple[float, float], least: float = 1.0) -> str:
+    """Name the side on which both sizes have left [1/10, 10], with less below where that is due."""
+    if not all(map(math.isfinite, (*now, *start))) or not all(start):
+        return ""
+    ratios = [a / b for a, b in zip(now, start, strict=True)]
+    if min(ratios) > _FAR:
+        return "explodes"
+    return "vanishes" if max(ratios) < least / _FAR else ""
+
+
+def _gradient_rms(node: Node) -> float:
+    return node.row.grad.rms if node.row and node.row.grad else 0.0
+
+
+def _handed_back(node: Node) -> float:
+    """Return the size of the gradient that a layer sends to what stands in front of it."""
+    row = node.row
+    by_weight = row.weight.second_moment * (row.fan_out or 1.0) if row and row.weight else 1.0
+    return by_weight * _gradient_rms(node) ** 2
+
+
+def _name(flow: Flow, node: Node) -> str:
+    row = _last_layer(flow, node).row
+    return row.name if row else ""
