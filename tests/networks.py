@@ -200,6 +200,7 @@ def flow_of(model: nn.Module, inputs: Any) -> Flow:
     from handwave.measuring import record
 
     witness = _Witness()
+    witness.given(model, inputs, {})
     with witness.streams:
         trace, seen = record(model, inputs, backward=False, look=witness)
-    return Flow(_calls(trace, seen), witness.streams.sums)
+    return Flow(_calls(trace, seen), witness.streams.steps)

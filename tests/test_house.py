@@ -75,6 +75,8 @@ ORDER = [
     "predicting",
     "filters",
     "expecting",
+    "functions",
+    "saturation",
     "streams",
     "flows",
     "recipes",

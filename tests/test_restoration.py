@@ -2,6 +2,7 @@
 
 import math
 import random
+import weakref
 from typing import Any
 
 import numpy as np
@@ -335,3 +336,42 @@ def test_containers_in_what_the_caller_passes_are_copies():
     measure(Writes(), (torch.ones(3), cache))
     assert cache["log"] == []
     assert cache["more"][0].tolist() == [1.0, 1.0]
+
+
+class Repeats(nn.Module):
+    """It holds what `expand` made of one number, of which a copy would take gigabytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.mask = torch.ones(1, 1).expand(100_000, 100_000)
+        self.rows = torch.arange(3.0)[:, None].expand(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.rows[:, 0].add_(1.0)
+        return self.layer(x)
+
+
+def test_what_repeats_itself_in_memory_is_copied_once_and_comes_back():
+    model = Repeats()
+    measure(model, torch.ones(2, 4))
+    assert model.rows.stride() == (1, 0)
+    assert torch.equal(model.rows, torch.arange(3.0)[:, None].expand(3, 4))
+
+
+class NeverRead(tuple):
+    def __iter__(self) -> Any:
+        raise RuntimeError("not now")
+
+
+def test_objects_that_answer_nothing_are_left_alone():
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Dropout())
+    kept = torch.zeros(2)
+    model.held = [weakref.proxy(nn.ReLU()), NeverRead((kept,))]  # of the first nothing is left
+
+    def hook(*_: Any) -> None:
+        kept.add_(1)
+
+    model.register_forward_hook(hook)
+    measure(model, torch.ones(2, 4))
+    assert torch.equal(kept, torch.zeros(2))

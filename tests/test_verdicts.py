@@ -55,11 +55,35 @@ def test_what_enters_a_dead_relu_in_place_is_what_it_was_given(backward):
     assert ("1", "dead units") in told(audit(model, batch(), backward=backward))
 
 
-def test_a_functional_relu_dead_in_front_of_the_last_layer_fails_by_its_gradient():
+def test_a_functional_relu_is_dead_by_the_layer_in_front():
     model = between(torch.relu)
     nn.init.constant_(model.a.bias, -20.0)
     nn.init.normal_(model.b.bias, 0, 20)  # so that its output is not small
-    assert ("b", "gradient vanishes") in told(audit(model, batch()))
+    report = audit(model, batch())
+    assert told(report) == [("a", "dead units")]
+    assert "100% of what the ReLU behind it hands on is zero" in report.failures[0].sentence
+
+
+def test_a_functional_tanh_is_saturated_by_the_layer_in_front():
+    model = between(torch.tanh)
+    nn.init.normal_(model.a.weight, 0, 10)
+    assert told(audit(model, batch())) == [("a", "saturated")]
+
+
+def test_a_saturated_activation_tells_which_layer_made_it_so():
+    model: Any = nn.Sequential(linear(64, 64, 1e4), nn.Tanh(), linear(64, 10))
+    failure = audit(model, batch()).failures[0]
+    assert (failure.layer, failure.verdict) == ("1", "saturated")
+    assert "behind 0, whose rms is 99.9" in failure.sentence
+
+
+def test_scores_that_a_softmax_leaves_out_are_no_dead_units():
+    def forward(self, x):
+        near = torch.ones(64, 64).triu(-1).tril(1).log()
+        return self.b((self.a(x) @ x.mT + near).softmax(-1) @ x)
+
+    model = nets.Written(forward, a=linear(64, 64, 1.0), b=linear(64, 10, 1.0))
+    assert audit(model, batch()).ok
 
 
 def test_a_small_last_layer_is_one_thing_and_a_gradient_lost_before_it_another():
@@ -74,8 +98,8 @@ def test_a_small_last_layer_is_one_thing_and_a_gradient_lost_before_it_another()
 
 def test_a_failure_is_told_once_whatever_leads_to_it():
     def forward(self, x):
-        hidden = torch.tanh(30 * (self.a(x) + self.b(x.flip(0))))
-        return self.d(torch.tanh(30 * self.c(hidden)))
+        hidden = torch.sin(30 * (self.a(x) + self.b(x.flip(0))))
+        return self.d(torch.tanh(self.c(hidden)))
 
     model = nets.Written(forward, **{name: linear(64, 64, 1.0) for name in "abcd"})
     assert told(audit(model, batch())) == [("c", "gradient explodes")]

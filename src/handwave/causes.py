@@ -86,18 +86,23 @@ def _of_projections(attention: Any) -> Cause | None:
 
 def _of_symmetry(flow: Flow, node: Node) -> Cause | None:
     """Zero is wanted in a last layer, and where the signal comes past: beside a branch, a gate."""
-    behind = [each.facts for each in flow.behind(node, through_sums=True)]
-    past = not behind or any(f and _differs(f) for f in behind)
+    last = not flow.behind(node, through_sums=True)
+    after = (n.facts for n in flow if n.multiplies and node.number in flow.ancestors(n.number))
+    past = last or any(facts and _differs(facts) for facts in after)
     return symmetry(node.module, wanted=past and not _is_cut_off(flow, node))
 
 
 def _is_cut_off(flow: Flow, node: Node) -> bool:
-    """Tell a layer that no gradient reaches, and not because of zeros behind it."""
+    """Tell a layer that no gradient reaches, and not because of zeros behind it that will learn."""
     if node.row is None or node.row.grad is None or node.row.grad.rms:
         return False
-    after = (each for each in flow if node.number in flow.ancestors(each.number))
-    weights_after = [getattr(each.module, "weight", None) for each in after if each.multiplies]
-    return all(weight is not None and bool(weight.any()) for weight in weights_after)
+    after = (n for n in flow if n.multiplies and node.number in flow.ancestors(n.number))
+    return not any(_is_zero(n) and n.facts and _differs(n.facts) for n in after)
+
+
+def _is_zero(node: Node) -> bool:
+    weight = getattr(node.module, "weight", None)
+    return weight is not None and not bool(weight.any())
 
 
 def _differs(facts: Facts) -> bool:

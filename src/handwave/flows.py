@@ -1,19 +1,25 @@
-"""Who feeds whom in one run of a model: layers and sums, as a graph."""
+"""Who feeds whom in one run of a model: layers and what is between, as a graph."""
 
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
+from math import inf
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from handwave.expecting import Expected
 from handwave.moments import Moments
-from handwave.streams import Applied, Sum
+from handwave.streams import Step
 from handwave.sums import is_sum
 from handwave.traces import Layer
+
+# Where a bounded function is looked at, and what it then is below.
+_FAR_OUT = torch.tensor([-1e6, -1e3, -30.0, -3.0, 3.0, 30.0, 1e3, 1e6])
+_BOUNDED = 10.0
 
 # What hands on the numbers that it got, in whatever shape, or averages of them.
 _HANDS_ON = re.compile(r"Dropout|AvgPool|^(Identity|(Unf|F)latten|Pixel(Uns|S)huffle)$")
@@ -24,14 +30,14 @@ class Facts:
     """Hold what was seen of one call besides its row.
 
     Args:
-        node: its number among layers and sums.
+        node: its number among layers and steps.
         sources: the nodes that its input came from.
         entering: moments of its first floating input; None without one.
         entering_spread: variance of that across the batch; None for a single input.
         expected: what the layer should have made of it; None without theory.
         largest: absolute value in the output.
         at_the_ends: share of the output's entries at an end of the activation's range.
-        applied: the activation that its input came through, if that is no layer.
+        known: whether all that entered came from nodes or from outside.
     """
 
     node: int
@@ -41,7 +47,7 @@ class Facts:
     expected: Expected | None
     largest: float
     at_the_ends: float
-    applied: Applied | None = None
+    known: bool = True
 
     @property
     def apart(self) -> float:
@@ -70,7 +76,7 @@ class Ends:
 
 @dataclass(frozen=True)
 class Node:
-    """Be one call of a layer, or one sum of two outputs (then without row, module and facts).
+    """Be one call of a layer, or one step between layers: these have no row and no facts.
 
     A sum that no layer takes, and that is not returned either, is on the way to another one, or
     beside the way: a moving average, a loss.
@@ -80,11 +86,26 @@ class Node:
     sources: frozenset[int]
     signal: Moments
     units: float
-    row: Layer | None = None
     module: nn.Module | None = None
+    row: Layer | None = None
     facts: Facts | None = None
-    parts: tuple[frozenset[int], frozenset[int]] | None = None
+    step: Step | None = None
     aside: bool = False
+
+    @property
+    def parts(self) -> tuple[frozenset[int], frozenset[int]] | None:
+        """Return the nodes that both parts of a sum came from."""
+        return self.step.parts if self.step else None
+
+    @property
+    def zeros(self) -> float:
+        """Return the share of zeros in the output of a layer or an activation."""
+        return self.step.zeros if self.step else (self.row and self.row.zeros) or 0.0
+
+    @property
+    def at_the_ends(self) -> float:
+        """Return the share of an activation's output at an end of its range."""
+        return self.step.at_the_ends if self.step else self.facts.at_the_ends if self.facts else 0.0
 
     @property
     def multiplies(self) -> bool:
@@ -99,7 +120,21 @@ class Node:
     @property
     def normalizes(self) -> bool:
         """Tell a normalization, one that a user wrote too."""
-        return self.module is not None and "Norm" in type(self.module).__name__
+        named = self.module is not None and "Norm" in type(self.module).__name__
+        return named and not self.aside
+
+    @cached_property
+    def bound(self) -> float:
+        """Return what an activation never exceeds; infinite for all else."""
+        module, plain = self.module, not self.normalizes and not self.multiplies
+        if module is None or not plain or any(True for _ in module.parameters()):
+            return inf
+        try:
+            found = module(_FAR_OUT).abs()
+        except Exception:  # whatever a module raises that takes no two numbers
+            return inf
+        same = isinstance(found, Tensor) and found.shape == _FAR_OUT.shape
+        return float(found.max()) if same and bool((found <= _BOUNDED).all()) else inf
 
     @property
     def counts(self) -> bool:
@@ -116,24 +151,40 @@ class Node:
         return self.units / (self.row.fan_out or 1.0)
 
 
+def _between(steps: list[Step], taken: frozenset[int]) -> Iterator[Node]:
+    """Turn steps into nodes, without functions that a layer called for itself.
+
+    Args:
+        steps: what was seen between layers, and in them.
+        taken: the nodes that layers take, or the model's first output came from.
+    """
+    wanted = taken
+    for s in reversed(steps):
+        aside = s.node not in taken
+        if not aside and not s.parts:
+            taken |= s.sources
+        if s.parts or s.node in wanted:
+            wanted |= s.sources
+            made = Node(s.node, s.sources, s.signal, s.units, s.function)
+            yield replace(made, step=s, aside=aside)
+
+
 class Flow:
     """Hold the nodes of one run in order, and who feeds whom."""
 
     def __init__(
         self,
         calls: Iterable[tuple[Layer, nn.Module, Facts]],
-        sums: list[Sum],
+        steps: list[Step],
         ends: Ends = Ends(),
     ) -> None:
         self.ends = ends
         made = [
-            Node(f.node, f.sources, row.signal, math.prod(row.shape[1:]), row, module, f)
+            Node(f.node, f.sources, row.signal, math.prod(row.shape[1:]), module, row, f)
             for row, module, f in calls
         ]
         taken = ends.main.union(*(node.sources for node in made))
-        for s in sums:
-            sources, aside = s.parts[0] | s.parts[1], s.node not in taken
-            made.append(Node(s.node, sources, s.signal, s.units, parts=s.parts, aside=aside))
+        made += _between(steps, taken)
         self.nodes = {node.number: node for node in sorted(made, key=lambda node: node.number)}
         self._feeds: dict[int, set[int]] = {}
         for node in self:
@@ -158,16 +209,16 @@ class Flow:
         )
 
     def layers(self, numbers: Iterable[int]) -> list[Node]:
-        """Find the layers among nodes, and those that were added up in the sums among them."""
-        return self._nearest(numbers, lambda n: n.sources, lambda n: n.parts is None)
+        """Find the layers among nodes, and those that other nodes among them came from."""
+        return self._nearest(numbers, lambda n: n.sources, lambda n: n.row is not None)
 
     def layers_behind(self, node: Node) -> list[Node]:
-        """Find the layers of any kind that take a node's output, through sums."""
+        """Find the layers of any kind that take a node's output, through steps."""
         feeds = self._feeds
         return self._nearest(
             feeds.get(node.number, set()),
             lambda n: feeds.get(n.number, set()),
-            lambda n: n.parts is None,
+            lambda n: n.row is not None,
         )
 
     def _nearest(
@@ -189,12 +240,7 @@ class Flow:
         return sorted(found, key=lambda n: n.number)
 
     def activation_before(self, node: Node) -> Node | None:
-        """Find the activation whose output enters a layer, through dropout and its like.
-
-        One that was called as a function is a node of its own here, with no row and no facts.
-        """
-        if node.facts and node.facts.applied:
-            return replace(node, module=node.facts.applied, row=None, facts=None)
+        """Find the activation whose output enters a layer, through dropout and its like."""
         sources = [self.nodes[n] for n in node.sources if n in self.nodes]
         if len(sources) != 1 or sources[0].module is None or sources[0].counts:
             return None
@@ -204,10 +250,18 @@ class Flow:
         plain = not only.normalizes and not any(True for _ in module.parameters())
         return only if plain else None
 
+    def held(self, node: Node) -> float:
+        """Return what bounded functions, sin and its like, hold all below that enters a node."""
+        nearest = self._nearest(
+            node.sources, lambda n: n.sources, lambda n: n.counts or n.normalizes or n.bound < inf
+        )
+        return max((n.bound for n in nearest), default=inf)
+
     def from_outside(self, node: Node) -> bool:
         """Tell whether what enters a layer is what entered the model, in whatever shape."""
-        before = (self.nodes[number].module for number in self.ancestors(node.number))
-        return all(_HANDS_ON.search(type(module).__name__) for module in before)
+        before = [self.nodes[number] for number in self.ancestors(node.number)]
+        known = all(n.facts is None or n.facts.known for n in [node, *before])
+        return known and all(_HANDS_ON.search(type(n.module).__name__) for n in before)
 
     def _ancestors(self, number: int) -> frozenset[int]:
         sources = [n for n in self.nodes[number].sources if n in self.nodes]

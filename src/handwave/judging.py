@@ -17,6 +17,7 @@ from handwave.nested import tensors
 from handwave.reports import Finding, Report
 from handwave.restoring import nothing_left_behind
 from handwave.running import Inputs, first_floating, floating, on_cpu
+from handwave.saturation import at_the_ends
 from handwave.streams import Streams
 from handwave.traces import Layer, Trace
 from handwave.verdicts import verdicts
@@ -31,14 +32,16 @@ def judged(model: nn.Module, inputs: Inputs, backward: bool) -> Report:
         backward: whether to look at gradients.
     """
     witness = _Witness()
-    handle = model.register_forward_hook(witness.returned)
+    before = model.register_forward_pre_hook(witness.given, with_kwargs=True)
+    after = model.register_forward_hook(witness.returned)
     try:
         with witness.streams:
             trace, seen = record(model, inputs, backward=backward, look=witness)
     finally:
-        handle.remove()
+        before.remove()
+        after.remove()
     ends = replace(witness.ends, given=sum(map(_not_finite, floating(inputs))))
-    flow = Flow(_calls(trace, seen), witness.streams.sums, ends)
+    flow = Flow(_calls(trace, seen), witness.streams.steps, ends)
     # A spectral norm takes a step each time it is looked at.
     with on_cpu(), nothing_left_behind(model):
         measured, predicted = _both(trace, seen, flow)
@@ -73,13 +76,17 @@ class _Witness:
                 entering_spread=None,
                 expected=expect(module, args, kwargs),
                 largest=float(made.abs().max()),
-                at_the_ends=_at_the_ends(module, made),
-                applied=self.streams.applied(given[0]) if len(given) == 1 else None,
+                at_the_ends=at_the_ends(module, made),
+                known=self.streams.known(given),
             )
         return replace(facts, node=self.streams.born([output]))
 
     def backward(self, module: nn.Module, grad: Tensor) -> None:
         """See nothing more in a gradient than its moments."""
+
+    def given(self, _: nn.Module, args: Any, kwargs: Any) -> None:
+        """Know the inputs when they are met again."""
+        self.streams.entered(tensors((args, kwargs)))
 
     def returned(self, _: nn.Module, args: Any, output: Any) -> None:
         """Look at the model's outputs: where they came from, and what is not finite.
@@ -101,28 +108,6 @@ def _not_finite(tensor: Tensor, masks: bool = True) -> int:
     tensor = tensor.detach()
     lost = ~tensor.isfinite() if masks else tensor.isnan() | tensor.isposinf()
     return int(lost.sum())
-
-
-# Where activations end, and how near counts: there the slope is below 2 % of its largest.
-_ENDS: dict[type[nn.Module], tuple[float, float]] = {
-    nn.Tanh: (-0.99, 0.99),
-    nn.Sigmoid: (0.005, 0.995),
-    nn.Hardsigmoid: (0.0, 1.0),
-    nn.Softsign: (-0.86, 0.86),
-}
-
-
-def _at_the_ends(module: nn.Module, output: Tensor) -> float:
-    """Return the share of entries at an end of the activation's range."""
-    if isinstance(module, nn.Hardtanh):  # ReLU6 too, whose lower end is that of every ReLU
-        low, high = module.min_val, module.max_val
-        low = -math.inf if isinstance(module, nn.ReLU6) else low
-    elif type(module) in _ENDS:
-        low, high = _ENDS[type(module)]
-    else:
-        return 0.0
-    outside = (output <= low) | (output >= high)
-    return float(outside.double().mean())
 
 
 def _calls(trace: Trace, seen: list[Seen]) -> Iterator[tuple[Layer, nn.Module, Facts]]:

@@ -76,7 +76,7 @@ def nothing_left_behind(model: nn.Module, written: bool = False) -> Iterator[dic
         anything = written or _may_do_anything(modules)
         held = _everything(modules) if anything else _registered(modules)
         values = {
-            each: each.detach().clone()
+            each: _copied(each.detach())
             for each, written in held.tensors.items()
             if written and not _is_freed(each)
         }
@@ -138,20 +138,39 @@ def _everything(modules: list[nn.Module]) -> _Held:
         if id(each) in known:
             continue
         known.add(id(each))
-        if isinstance(each, Tensor):
-            if type(each).__hash__ is not None:  # a class with an equality of its own may have none
+        of = type(each)  # a proxy may say that it is of another class, or raise when asked
+        if issubclass(of, Tensor):
+            if of.__hash__ is not None:  # a class with an equality of its own may have none
                 held.tensors[each] = True
-        elif isinstance(each, nn.Module):
-            if not isinstance(each, _OPAQUE):
+        elif issubclass(of, nn.Module):
+            if not issubclass(of, _OPAQUE):
                 held.attributes.append(own := vars(each))
                 registered = (own.get(name, {}).values() for name in _REGISTERED)
                 waiting += _parts([*own.values(), *chain.from_iterable(registered)])
-        elif type(each) in _CONTAINERS or isinstance(each, tuple):
-            held.containers += [] if isinstance(each, tuple) else [each]
+        elif issubclass(of, tuple):
+            waiting += _parts(tuple.__iter__(each))
+        elif of in _CONTAINERS:
+            held.containers.append(each)
             waiting += _parts(each.values() if isinstance(each, dict) else each)
         elif rewind := _rewind(each):
             held.rewinds.append(rewind)
     return held
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """Copy a tensor; of what `expand` repeats, only what there is in memory."""
+    once = _once(tensor)
+    return tensor.clone() if once is tensor else once.clone().expand(tensor.shape)
+
+
+def _once(tensor: Tensor) -> Tensor:
+    """Leave out what `expand` repeats."""
+    if not is_plain(tensor) or not tensor.numel():
+        return tensor
+    for axis, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if size > 1 and not stride:
+            tensor = tensor.narrow(axis, 0, 1)
+    return tensor
 
 
 def _is_freed(tensor: Tensor) -> bool:
@@ -238,9 +257,14 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def _write(tensor: Tensor, value: Tensor | None) -> None:
-    """Write back what changed, and only that: memory that repeats itself cannot be written."""
-    if value is not None and not same_bits(tensor, value):
-        tensor.copy_(value)
+    """Write back what changed, and only that."""
+    if value is None:
+        return
+    now, before = _once(tensor), _once(value)
+    if now.shape != before.shape:  # the memory repeats itself as nobody's copy does
+        now, before = tensor, value
+    if not same_bits(now, before):
+        now.copy_(before)
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:

@@ -38,11 +38,18 @@ class _Chain:
         start: where that was.
         told: whether something was said of it already.
         least: what averaging on the way may have left of an rms, as a share.
+        most: what bounded functions on the way, sin and its like, let no rms exceed.
     """
 
     start: Node
     told: bool = False
     least: float = 1.0
+    most: float = math.inf
+
+    def sizes(self) -> tuple[float, float]:
+        """Return what a size is held against."""
+        rms = min(self.start.signal.rms, self.most)
+        return rms, rms * math.sqrt(self.start.units)
 
 
 def scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
@@ -67,11 +74,11 @@ def scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
         if not fresh:
             chain.told = any(c.told for c in prior)
             chain.least = min(c.least for c in prior) * _left_by_averaging(node, before)
+            chain.most = min(max(c.most for c in prior), flow.held(node))
         added = not node.parts and any(n.parts for n in flow.behind(node))
         if chain.told or node.number in spoilt or added or flow.rescued(node):
             continue
-        sizes = _sizes(node.signal, node.units), _sizes(first.signal, first.units)
-        word = _left(*sizes, chain.least)
+        word = _left(_sizes(node.signal, node.units), chain.sizes(), chain.least)
         if (
             word == "vanishes"
             and (node.number in inside or _comes_back(flow, node, first.signal.rms))
@@ -87,7 +94,8 @@ def scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
 def first_steps(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
     """Compare what begins a chain with what enters it: the model's input, or what a norm put out.
 
-    No failure: how large an input is, and how large the next layers want it, is up to others.
+    What explodes behind a norm is a failure, whose scale is known. Anything else is none: how
+    large an input is, and how large the next layers want it, is up to others.
 
     Args:
         flow: of one run.
@@ -96,7 +104,8 @@ def first_steps(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
     inside = flow.in_branches()
     for node in flow:
         entering = node.facts.entering if node.facts else None
-        first = all(each.normalizes for each in flow.before(node))
+        before = flow.before(node)
+        first = all(each.normalizes for each in before)
         if not node.multiplies or not first or entering is None or not node.signal.count:
             continue
         units = entering.count * node.units / node.signal.count
@@ -107,7 +116,12 @@ def first_steps(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
         if not (small and (node.number in inside or _comes_back(flow, node, entering.rms))):
             ratio = node.signal.rms / entering.rms
             text = f"the rms of its output is {ratio:.3g} times that of its input"
-            yield Verdict(node, word, text, "6, fix", grave=False)
+            yield Verdict(node, word, text, "6, fix", grave=not small and _beside(node, before))
+
+
+def _beside(node: Node, norms: list[Node]) -> bool:
+    """Tell whether a layer's output is far larger than what each norm in front of it put out."""
+    return bool(norms) and node.signal.rms > _FAR * max(each.signal.rms for each in norms)
 
 
 def _left_by_averaging(node: Node, before: list[Node]) -> float:
@@ -128,7 +142,8 @@ def _left_by_averaging(node: Node, before: list[Node]) -> float:
 
 def _comes_back(flow: Flow, node: Node, rms: float) -> bool:
     """Tell whether what is behind a layer makes its differences large again: sin(30·x), say."""
-    spreads = [n.facts.apart for n in flow.behind(node) if n.facts]
+    behind = (n for n in flow.behind(node) if flow.before(n) == [node])  # not beside others
+    spreads = [n.facts.apart for n in behind if n.facts]
     return bool(spreads) and math.sqrt(min(spreads)) * _FAR > rms
 
 
@@ -243,10 +258,10 @@ def _entering(flow: Flow, node: Node) -> Node | None:
 
 def _last_layer(flow: Flow, node: Node) -> Node:
     """Name a sum by the last layer with weights in it, or what stands in its place."""
-    while node.parts:
-        layers = [n for n in flow.before(node) if n.row and n.counts]
-        node = layers[-1] if layers else flow.nodes[max(node.sources)]
-    return node
+    if node.row:
+        return node
+    layers = [n for n in flow.before(node) if n.row and n.counts] or flow.layers(node.sources)
+    return layers[-1] if layers else node
 
 
 def _sizes(moments: Moments, units: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Follow where each layer's output goes: into which layers, and into which sums."""
+"""Follow where each layer's output goes: into which layers, and what is done to it in between."""
 
 import math
 from collections.abc import Iterable
@@ -9,113 +9,112 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from handwave.functions import Applied, function
 from handwave.moments import Moments
 from handwave.nested import tensors
 from handwave.running import has_numbers
-from handwave.totals import quick_moments
+from handwave.saturation import at_the_ends
+from handwave.totals import quick_moments, zeros
 
 _ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
-
-# Underscores left out, torch's functions are named as its modules: F.leaky_relu, x.relu_(). A ReLU
-# may also be written x.clamp(min=0).
-_ACTIVATIONS = {name.lower() for name in nn.modules.activation.__all__}
-_ACTIVATIONS |= {"clamp", "clampmin", "clip"}
-
 
 _MASK = -1e3  # and below: what takes a score out of a softmax
 
 
 @dataclass(frozen=True)
-class Sum:
-    """Hold one addition of two outputs of the same shape.
+class Step:
+    """Hold what was done between layers, as far as it matters to sizes: a sum, or a function.
 
     Args:
-        node: its number among layers and sums.
-        parts: for each of the two, the nodes that it came from.
-        signal: moments of the sum, averaged over every entry.
-        units: entries of one input's sum.
+        node: its number among layers and steps.
+        sources: the nodes that its operands came from.
+        signal: moments of what it made, averaged over every entry.
+        units: entries of one input's.
+        parts: of a sum of two outputs of the same shape, the nodes that each came from.
+        function: an activation or a norm that was called as a function.
+        zeros: of an activation, the share of zeros that it made.
+        at_the_ends: the share of what stands at an end of its range.
     """
 
     node: int
-    parts: tuple[frozenset[int], frozenset[int]]
+    sources: frozenset[int]
     signal: Moments
     units: float
-
-
-class Applied(nn.Module):
-    """Be an activation that was called as a function, with the options that it was given."""
-
-    def __init__(self, func: Any, options: tuple[Any, ...], named: dict[str, Any]) -> None:
-        super().__init__()
-        self.func, self.options, self.named = func, options, named
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Call it again; x and what it returns are of any one shape."""
-        return self.func(x, *self.options, **self.named)
+    parts: tuple[frozenset[int], frozenset[int]] | None = None
+    function: nn.Module | None = None
+    zeros: float = 0.0
+    at_the_ends: float = 0.0
 
 
 class Streams(TorchFunctionMode):
     """Watch every operation between layers while a model runs.
 
-    A node is one call of a layer or one sum. What an operation makes comes from the nodes that
-    its operands came from; what came from no node came from outside.
+    A node is one call of a layer, or one step. What an operation makes comes from the nodes that
+    its operands came from; what comes from no node came from outside, or from who knows where.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.sums: list[Sum] = []
+        self.steps: list[Step] = []
         self.nodes = 0
+        # By tensor; of one that came from outside, and is what it was there, no nodes.
         self._sources: Any = WeakIdKeyDictionary()
-        self._applied: Any = WeakIdKeyDictionary()
+
+    def entered(self, inputs: Iterable[Tensor]) -> None:
+        """Take down what comes from outside."""
+        for given in inputs:
+            self._sources[given] = frozenset()
 
     def born(self, outputs: Iterable[Tensor]) -> int:
         """Number a layer's call, and let its outputs come from it."""
         node, self.nodes = self.nodes, self.nodes + 1
         for output in outputs:
-            self._came(output, frozenset([node]))
+            self._sources[output] = frozenset([node])
         return node
-
-    def applied(self, tensor: Tensor) -> Applied | None:
-        """Return the activation that was called as a function since the last node, if any was."""
-        return self._applied.get(tensor)
 
     def sources(self, tensors: Iterable[Tensor]) -> frozenset[int]:
         """Return the nodes that tensors came from."""
         found = [self._sources.get(tensor, frozenset()) for tensor in tensors]
         return frozenset().union(*found)
 
+    def known(self, tensors: Iterable[Tensor]) -> bool:
+        """Tell whether all floating tensors came from nodes or from outside."""
+        return all(tensor in self._sources for tensor in tensors if tensor.is_floating_point())
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, and note where its result came from."""
         kwargs = kwargs or {}
         operands = list(tensors((args, kwargs)))
-        before = [self.sources([operand]) for operand in operands]
+        before = [self._sources.get(operand) for operand in operands]
         result = func(*args, **kwargs)
         if not any(before):
+            if frozenset() in before and not any(map(_is_learned, operands)):
+                self.entered(tensors(result))
             return result
         name = getattr(func, "__name__", "")
         if name in _ADDITIONS and _alike(operands) and not any(map(_is_mask, operands)):
-            self._add(before, result)
+            one, other = (each or frozenset() for each in before)
+            self._step(result, one | other, parts=(one, other))
             return result
-        applied = None
-        if all(operand is operands[0] for operand in operands):  # x.view_as(x) has two
-            applied = self.applied(operands[0])
-            if name.replace("_", "") in _ACTIVATIONS:
-                named = {key: value for key, value in kwargs.items() if value is not operands[0]}
-                applied = Applied(func, args[1:], named)
+        sources = frozenset().union(*filter(None, before))
+        called = function(func, args, kwargs, operands, len(set(before)) == 1)
+        if called and isinstance(result, Tensor) and result.numel() and has_numbers(result):
+            self._step(result, sources, function=called)
+            return result
         for made in tensors(result):
-            self._came(made, frozenset().union(*before), applied)
+            self._sources[made] = sources
         return result
 
-    def _came(self, made: Tensor, sources: frozenset[int], applied: Applied | None = None) -> None:
-        """Note the nodes that a tensor came from; one that was written in came from others."""
-        self._sources[made], self._applied[made] = sources, applied
+    def _step(self, result: Tensor, sources: frozenset[int], **what: Any) -> None:
+        made, units = result.detach(), math.prod(result.shape[1:])
+        if isinstance(called := what.get("function"), Applied):
+            what |= {"zeros": zeros(made), "at_the_ends": at_the_ends(called, made)}
+        signal = quick_moments(made, 1e-4)
+        self.steps.append(Step(self.born([result]), sources, signal, units, **what))
 
-    def _add(self, before: list[frozenset[int]], result: Tensor) -> None:
-        signal = quick_moments(result.detach(), 1e-4)
-        node, self.nodes = self.nodes, self.nodes + 1
-        units = math.prod(result.shape[1:])
-        self.sums.append(Sum(node, (before[0], before[1]), signal, units))
-        self._came(result, frozenset([node]))
+
+def _is_learned(operand: Tensor) -> bool:
+    return isinstance(operand, nn.Parameter) or operand.requires_grad
 
 
 def _alike(operands: list[Tensor]) -> bool:

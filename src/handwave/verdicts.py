@@ -1,11 +1,12 @@
 """Tell where a signal or its gradient is lost, from one run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from torch import nn
 
 from handwave.flows import Flow, Node
+from handwave.functions import kind_of
 from handwave.moments import Moments
 from handwave.nonfinite import at_the_end, gradient_not_finite, not_finite
 from handwave.scales import (
@@ -16,9 +17,13 @@ from handwave.scales import (
     residual_growth,
     scales,
 )
+from handwave.sums import bias_moments
 
 # Shares: of entries at an end of an activation's range; of spread in the second moment.
 _NEARLY_ALL, _HALF_OF_THEM, _COLLAPSED = 0.9, 0.5, 1e-4
+# So near to that of its bias a collapsed output's second moment is.
+_MOSTLY_BIAS = 0.1
+
 _PRECISION = "13, precision"
 
 _HALF = 65504.0  # float16 holds no more
@@ -37,12 +42,14 @@ def verdicts(flow: Flow, hopeless: set[int], silent: set[int]) -> Iterator[Verdi
     if not lost and not hopeless:
         lost += at_the_end(flow)
     found = [Verdict(*each, _PRECISION) for each in lost]
-    found += _first_of_each(flow, [verdict for node in judged for verdict in _at(node)])
-    spoilt = hopeless | {verdict.node.number for verdict in found if verdict.grave}
+    looked = (each for node in judged for each in (*_at(flow, node), *_stopped(flow, node)))
+    found += _first_of_each(flow, looked)
+    worse = (verdict for verdict in found if verdict.grave or verdict.word == "collapsed")
+    spoilt = hopeless | {verdict.node.number for verdict in worse}
     spoilt |= {node.number for node in flow if flow.ancestors(node.number) & spoilt}
-    found += [*scales(flow, spoilt), *residual_growth(flow, spoilt)]
+    found += [*scales(flow, spoilt | silent), *residual_growth(flow, spoilt)]
     yield from found
-    yield from first_steps(flow, spoilt)
+    yield from first_steps(flow, spoilt | silent)
     if not hopeless and not any(verdict.word in _BLOCKING for verdict in found):
         yield from (Verdict(*each, _PRECISION) for each in gradient_not_finite(flow))
         yield from _gradients_besides(flow, silent, found)
@@ -62,11 +69,14 @@ def _gradients_besides(flow: Flow, silent: set[int], found: list[Verdict]) -> It
         named.add((verdict.node.number, verdict.word))  # once, whoever stands in front
 
 
+# These give zeros where scores are masked.
+_OF_SEVERAL = {nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax}
+
 # Behind these there is no gradient to speak of.
 _BLOCKING = {"dead units", "overflows", "not finite"}
 
 
-def _first_of_each(flow: Flow, found: list[Verdict]) -> list[Verdict]:
+def _first_of_each(flow: Flow, found: Iterable[Verdict]) -> list[Verdict]:
     """Leave out what was said of a layer in front already: it goes on from there."""
     kept: list[Verdict] = []
     for verdict in found:
@@ -79,7 +89,7 @@ def _first_of_each(flow: Flow, found: list[Verdict]) -> list[Verdict]:
     return kept
 
 
-def _at(node: Node) -> Iterator[Verdict]:
+def _at(flow: Flow, node: Node) -> Iterator[Verdict]:
     """Look at one layer alone."""
     row, facts = node.row, node.facts
     if row is None or facts is None:
@@ -89,27 +99,53 @@ def _at(node: Node) -> Iterator[Verdict]:
     if row.dtype is not None and row.dtype.itemsize > 2 and facts.largest > _HALF:
         text = f"its output reaches {facts.largest:.3g}: it will overflow in float16"
         yield Verdict(node, "overflows in float16", text, _PRECISION, grave=False)
-    entering = facts.entering
-    if entering is None or not entering.second_moment:
+    if not facts.entering or not facts.entering.second_moment:
         return
-    if not node.counts and not node.normalizes and _loses(node):
-        if (row.zeros or 0.0) >= _NEARLY_ALL:
-            text = f"{row.zeros:.0%} of its output is zero: no gradient passes there"
-            yield Verdict(node, "dead units", text, "7, relu")
-        elif facts.at_the_ends >= _HALF_OF_THEM:
-            text = f"{facts.at_the_ends:.0%} of its output stands at an end of its range"
-            yield Verdict(node, "saturated", text, "8, gains", facts.at_the_ends >= _NEARLY_ALL)
     if node.multiplies and _collapses(node):
         text = (
             f"its output differs between inputs by {row.spread or 0:.1e}, beside a second moment "
             f"of {row.signal.second_moment:.1e}: every input gives the same"
         )
-        yield Verdict(node, "collapsed", text, "12, defaults")
+        wanted = not flow.behind(node) and _is_all_bias(node)  # that of the target's mean
+        yield Verdict(node, "collapsed", text, "12, defaults", grave=not wanted)
+
+
+def _stopped(flow: Flow, node: Node) -> Iterator[Verdict]:
+    """Look at an activation through which nothing comes back, be it a module or a function."""
+    before = flow.layers(node.sources)
+    if not _loses(node) or node.aside or node.signal.nonfinite or not _entering(node, before):
+        return
+    told, whose, kind = node, "its output", kind_of(node.module)
+    if not node.row and kind:
+        told, whose = before[-1], f"what the {kind.__name__} behind it hands on"
+    if node.zeros >= _NEARLY_ALL:
+        text = f"{node.zeros:.0%} of {whose} is zero: no gradient passes there"
+        yield Verdict(told, "dead units", text, "7, relu")
+    elif node.at_the_ends >= _HALF_OF_THEM:
+        text = f"{node.at_the_ends:.0%} of {whose} stands at an end of its range"
+        in_front = [f"{n.row.name}, whose rms is {n.signal.rms:.3g}" for n in before if n.row]
+        text += f", behind {' and '.join(in_front)}" if node.row and in_front else ""
+        yield Verdict(told, "saturated", text, "8, gains", node.at_the_ends >= _NEARLY_ALL)
+
+
+def _entering(node: Node, before: list[Node]) -> bool:
+    """Tell whether an activation takes finite numbers, and not zeros alone."""
+    signals = [node.facts.entering] if node.facts else [each.signal for each in before]
+    known = [signal for signal in signals if signal]
+    return any(s.second_moment for s in known) and not any(s.nonfinite for s in known)
 
 
 def _loses(node: Node) -> bool:
     """Tell an activation from dropout, pooling and whatever else may give zeros."""
-    return node.module is not None and type(node.module).__module__ == nn.ReLU.__module__
+    kind = kind_of(node.module)
+    elsewhere = node.counts or node.normalizes or kind in _OF_SEVERAL
+    return not elsewhere and getattr(kind, "__module__", "") == nn.ReLU.__module__
+
+
+def _is_all_bias(node: Node) -> bool:
+    """Tell an output of which the bias makes all but a rest, and would make none without it."""
+    bias = bias_moments(node.module).second_moment if node.module else 0.0
+    return abs(bias / node.signal.second_moment - 1) < _MOSTLY_BIAS
 
 
 def _collapses(node: Node) -> bool:

@@ -1,0 +1,74 @@
+"""Activations and norms that are called as functions, between layers."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+Kind = type[nn.Module] | None
+
+# Underscores left out, torch's functions are named as its modules: F.leaky_relu, x.relu_().
+_KINDS = {name.lower(): getattr(nn, name) for name in nn.modules.activation.__all__}
+# A ReLU may also be written x.clamp(min=0).
+_ACTIVATIONS = {*_KINDS, "clamp", "clampmin", "clip", "sin", "cos", "erf", "atan", "arctan", "sinc"}
+_NORMS = {"layernorm", "rmsnorm", "groupnorm", "batchnorm", "instancenorm", "normalize"}
+
+# How a norm is written out: x / x.std(-1, keepdim=True).
+_FACTORS = {"mul", "imul", "rmul", "multiply", "div", "truediv", "itruediv", "divide", "truedivide"}
+
+
+class Applied(nn.Module):
+    """Be an activation that was called as a function.
+
+    Args:
+        func: the function.
+        kind: the class of torch.nn that does the same; None if there is none.
+        options: what it was given behind the tensor.
+        named: what it was given by name.
+    """
+
+    def __init__(self, func: Any, kind: Kind, options: tuple[Any, ...], named: dict[str, Any]):
+        super().__init__()
+        self.func, self.kind, self.options, self.named = func, kind, options, named
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call it again; x and what it returns are of any one shape."""
+        return self.func(x, *self.options, **self.named)
+
+
+class AppliedNorm(nn.Module):
+    """Be a norm that was called as a function, or written out; nobody calls it again."""
+
+
+def kind_of(module: nn.Module | None) -> Kind:
+    """Return the class of a module, or that of the function that stands for one."""
+    if module is None:
+        return None
+    return module.kind if isinstance(module, Applied) else type(module)
+
+
+def function(
+    func: Any, args: Any, kwargs: Any, operands: list[Tensor], together: bool
+) -> nn.Module | None:
+    """Tell an activation or a norm that is called as a function.
+
+    Args:
+        func: what is called.
+        args: what it was given by position.
+        kwargs: what it was given by name.
+        operands: the tensors that it was given.
+        together: whether these came from the same layers.
+    """
+    name = getattr(func, "__name__", "").replace("_", "")
+    if name in _NORMS or (name in _FACTORS and together and _by_fewer(operands)):
+        return AppliedNorm()
+    # Of one tensor alone; that may stand there twice.
+    if name not in _ACTIVATIONS or any(operand is not operands[0] for operand in operands):
+        return None
+    named = {key: value for key, value in kwargs.items() if value is not operands[0]}
+    return Applied(func, _KINDS.get(name), args[1:], named)
+
+
+def _by_fewer(operands: list[Tensor]) -> bool:
+    """Tell a product with, or a quotient by, fewer numbers: a size of theirs."""
+    numbers = [operand.numel() for operand in operands]
+    return len(numbers) == 2 and min(numbers) < max(numbers)
