@@ -425,3 +425,18 @@ def test_a_norm_knows_what_its_sizes_are_behind_other_layers(between):
         assert row.grad is None or row.grad.second_moment == pytest.approx(
             float(grad.mean()), rel=0.15
         )
+
+
+class Unknown(nn.Module):
+    """What mixes entries without weights has no theory."""
+
+    def forward(self, x):
+        return x + torch.sin(x.flip(-1))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_behind_a_norm_that_begins_anew_bands_fit_a_single_input(norm, activation):
+    hidden = [nn.Linear(64, 64), activation(), nn.Linear(64, 64), activation(), nn.Linear(64, 64)]
+    model = lecun(nn.Linear(64, 64), Unknown(), norm(64), *hidden)
+    check(draw(model, batch(1, 64), DRAWS, again=redraw), range(3, 8))

@@ -33,6 +33,7 @@ from handwave.traces import COVERAGE, Layer
 from handwave.weights import known_fans
 
 # What a module of several that is none of them is told.
+_ANEW = "the scale begins anew; bands from here on take all inputs for alike"
 _WALKED = (
     "no theory: only nn.Sequential and Residual are walked through; audit predicts the layers of "
     "any model"
@@ -179,7 +180,7 @@ class _Walker:
             raise ValueError(f"{name}: {error}") from error
         if note == "no theory" and module not in self.names:
             note = _WALKED
-        return self._anew(module, name), None, note if self.unknown else ""
+        return self._anew(module, name), None, note if self.unknown else _ANEW
 
     def _anew(self, module: nn.Module, name: str) -> Signal | None:
         """Begin again at a norm, if nothing but the shape is known of what enters it."""
