@@ -18,10 +18,11 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
     No layer is run, and of a weight only mean and variance are known. `nn.Sequential` and
     `stacks.Residual` are walked through; any other module of several is one row, "no theory".
     Behind such a row prediction stops, until a normalization sets the scale anew; from there on
-    bands take all inputs and positions for alike, as nothing tells how alike they are: those of
-    one vector, and too wide for many. Of pooling, averages and largest values are followed, for
-    an input with positions; gradients only through windows that do not overlap. What enters a residual block may be what an activation made, as
-    long as the branch ends in sums of products, or in a norm behind them.
+    bands take all inputs and positions for alike, as nothing tells how alike they are: right for
+    one vector, too wide for many. Of pooling, averages and largest values are followed, for an
+    input with positions; gradients only through windows that do not overlap. What enters a
+    residual block may be what an activation made, as long as the branch ends in sums of products,
+    or in a norm behind them.
 
     Args:
         model: the module, in the mode that it is in.
