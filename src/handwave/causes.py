@@ -73,7 +73,7 @@ def _of_place(flow: Flow, node: Node) -> Cause | None:
         return None
     # A small bias, as torch's own, makes much of an output only where the signal has been lost.
     bias = _of_bias(node)
-    large = bias if _bias_is_large(node) else None
+    large = bias if node.large_bias else None
     return _of_mean(node) or _of_input(flow, node) or large or _of_recipe(flow, node) or bias
 
 
@@ -210,13 +210,6 @@ def _of_bias(node: Node) -> Cause | None:
     share = min(bias.second_moment / signal.second_moment, 1.0)
     text = f"its bias makes {share:.0%} of its output, the same for every input: begin at zero"
     return Cause("bias noise", text, "12, defaults")
-
-
-def _bias_is_large(node: Node) -> bool:
-    """Tell a bias of three times torch's default variance, 1/(3 fan_in), and more."""
-    if node.module is None or node.row is None or node.row.fan_in is None:
-        return False
-    return bias_moments(node.module).second_moment * node.row.fan_in > 1
 
 
 def _bias(module: Any) -> Moments:

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from handwave.expecting import Expected
 from handwave.moments import Moments
 from handwave.streams import Step
-from handwave.sums import is_sum
+from handwave.sums import bias_moments, is_sum
 from handwave.traces import Layer
 
 # Where a bounded function is looked at, and what it then is below.
@@ -122,6 +122,13 @@ class Node:
         """Tell a normalization, one that a user wrote too."""
         named = self.module is not None and "Norm" in type(self.module).__name__
         return named and not self.aside
+
+    @property
+    def large_bias(self) -> bool:
+        """Tell a bias of three times torch's default variance, 1/(3 fan_in), and more."""
+        if self.module is None or self.row is None or self.row.fan_in is None:
+            return False
+        return bias_moments(self.module).second_moment * self.row.fan_in > 1
 
     @cached_property
     def bound(self) -> float:

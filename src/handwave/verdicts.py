@@ -17,13 +17,9 @@ from handwave.scales import (
     residual_growth,
     scales,
 )
-from handwave.sums import bias_moments
 
 # Shares: of entries at an end of an activation's range; of spread in the second moment.
 _NEARLY_ALL, _HALF_OF_THEM, _COLLAPSED = 0.9, 0.5, 1e-4
-# So near to that of its bias a collapsed output's second moment is.
-_MOSTLY_BIAS = 0.1
-
 _PRECISION = "13, precision"
 
 _HALF = 65504.0  # float16 holds no more
@@ -106,7 +102,7 @@ def _at(flow: Flow, node: Node) -> Iterator[Verdict]:
             f"its output differs between inputs by {row.spread or 0:.1e}, beside a second moment "
             f"of {row.signal.second_moment:.1e}: every input gives the same"
         )
-        wanted = not flow.behind(node) and _is_all_bias(node)  # that of the target's mean
+        wanted = not flow.behind(node) and node.large_bias  # maybe the mean of the target
         yield Verdict(node, "collapsed", text, "12, defaults", grave=not wanted)
 
 
@@ -140,12 +136,6 @@ def _loses(node: Node) -> bool:
     kind = kind_of(node.module)
     elsewhere = node.counts or node.normalizes or kind in _OF_SEVERAL
     return not elsewhere and getattr(kind, "__module__", "") == nn.ReLU.__module__
-
-
-def _is_all_bias(node: Node) -> bool:
-    """Tell an output of which the bias makes all but a rest, and would make none without it."""
-    bias = bias_moments(node.module).second_moment if node.module else 0.0
-    return abs(bias / node.signal.second_moment - 1) < _MOSTLY_BIAS
 
 
 def _collapses(node: Node) -> bool:
