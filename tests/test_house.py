@@ -78,6 +78,7 @@ ORDER = [
     "functions",
     "saturation",
     "streams",
+    "nodes",
     "flows",
     "recipes",
     "causes",

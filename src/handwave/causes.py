@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from handwave.activations import activation_moments
-from handwave.flows import Facts, Flow, Node
+from handwave.flows import Flow
 from handwave.moments import Moments
+from handwave.nodes import Facts, Node
 from handwave.recipes import (
     Cause,
     Place,

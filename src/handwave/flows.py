@@ -4,57 +4,17 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from math import inf
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import nn
 
-from handwave.expecting import Expected
-from handwave.moments import Moments
+from handwave.nodes import Facts, Node
 from handwave.streams import Step
-from handwave.sums import bias_moments, is_sum
 from handwave.traces import Layer
-
-# Where a bounded function is looked at, and what it then is below.
-_FAR_OUT = torch.tensor([-1e6, -1e3, -30.0, -3.0, 3.0, 30.0, 1e3, 1e6])
-_BOUNDED = 10.0
 
 # What hands on the numbers that it got, in whatever shape, or averages of them.
 _HANDS_ON = re.compile(r"Dropout|AvgPool|^(Identity|(Unf|F)latten|Pixel(Uns|S)huffle)$")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Hold what was seen of one call besides its row.
-
-    Args:
-        node: its number among layers and steps.
-        sources: the nodes that its input came from.
-        entering: moments of its first floating input; None without one.
-        entering_spread: variance of that across the batch; None for a single input.
-        expected: what the layer should have made of it; None without theory.
-        largest: absolute value in the output.
-        at_the_ends: share of the output's entries at an end of the activation's range.
-        known: whether all that entered came from nodes or from outside.
-    """
-
-    node: int
-    sources: frozenset[int]
-    entering: Moments | None
-    entering_spread: float | None
-    expected: Expected | None
-    largest: float
-    at_the_ends: float
-    known: bool = True
-
-    @property
-    def apart(self) -> float:
-        """Return the variance across what enters: of the inputs, or of a single one's entries."""
-        if self.entering_spread is not None:
-            return self.entering_spread
-        return self.entering.var if self.entering else 0.0
 
 
 @dataclass(frozen=True)
@@ -72,90 +32,6 @@ class Ends:
     returned: int = 0
     sources: frozenset[int] = frozenset()
     main: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class Node:
-    """Be one call of a layer, or one step between layers: these have no row and no facts.
-
-    A sum that no layer takes, and that is not returned either, is on the way to another one, or
-    beside the way: a moving average, a loss.
-    """
-
-    number: int
-    sources: frozenset[int]
-    signal: Moments
-    units: float
-    module: nn.Module | None = None
-    row: Layer | None = None
-    facts: Facts | None = None
-    step: Step | None = None
-    aside: bool = False
-
-    @property
-    def parts(self) -> tuple[frozenset[int], frozenset[int]] | None:
-        """Return the nodes that both parts of a sum came from."""
-        return self.step.parts if self.step else None
-
-    @property
-    def zeros(self) -> float:
-        """Return the share of zeros in the output of a layer or an activation."""
-        return self.step.zeros if self.step else (self.row and self.row.zeros) or 0.0
-
-    @property
-    def at_the_ends(self) -> float:
-        """Return the share of an activation's output at an end of its range."""
-        return self.step.at_the_ends if self.step else self.facts.at_the_ends if self.facts else 0.0
-
-    @property
-    def multiplies(self) -> bool:
-        """Tell a layer that sums products with a weight."""
-        return self.module is not None and is_sum(self.module)
-
-    @property
-    def attends(self) -> bool:
-        """Tell attention, which sums products with four weights."""
-        return isinstance(self.module, nn.MultiheadAttention)
-
-    @property
-    def normalizes(self) -> bool:
-        """Tell a normalization, one that a user wrote too."""
-        named = self.module is not None and "Norm" in type(self.module).__name__
-        return named and not self.aside
-
-    @property
-    def large_bias(self) -> bool:
-        """Tell a bias of three times torch's default variance, 1/(3 fan_in), and more."""
-        if self.module is None or self.row is None or self.row.fan_in is None:
-            return False
-        return bias_moments(self.module).second_moment * self.row.fan_in > 1
-
-    @cached_property
-    def bound(self) -> float:
-        """Return what an activation never exceeds; infinite for all else."""
-        module, plain = self.module, not self.normalizes and not self.multiplies
-        if module is None or not plain or any(True for _ in module.parameters()):
-            return inf
-        try:
-            found = module(_FAR_OUT).abs()
-        except Exception:  # whatever a module raises that takes no two numbers
-            return inf
-        same = isinstance(found, Tensor) and found.shape == _FAR_OUT.shape
-        return float(found.max()) if same and bool((found <= _BOUNDED).all()) else inf
-
-    @property
-    def counts(self) -> bool:
-        """Tell where scales are compared; everything else is on the way."""
-        return self.multiplies or self.attends or (self.parts is not None and not self.aside)
-
-    @property
-    def positions(self) -> float:
-        """Return the entries of one unit, for one input."""
-        if self.row is None:
-            return self.units
-        if isinstance(self.module, _ConvNd):
-            return float(math.prod(self.row.shape[-len(self.module.kernel_size) :]))
-        return self.units / (self.row.fan_out or 1.0)
 
 
 def _between(steps: list[Step], taken: frozenset[int]) -> Iterator[Node]:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from handwave.causes import OF_INPUT, causes
 from handwave.expecting import expect
-from handwave.flows import Ends, Facts, Flow, Node
+from handwave.flows import Ends, Flow
 from handwave.measuring import Seen, record
 from handwave.moments import Moments
 from handwave.nested import tensors
+from handwave.nodes import Facts, Node
 from handwave.reports import Finding, Report
 from handwave.restoring import nothing_left_behind
 from handwave.running import Inputs, first_floating, floating, on_cpu

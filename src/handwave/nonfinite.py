@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from handwave.flows import Flow, Node
+from handwave.flows import Flow
 from handwave.moments import Moments
+from handwave.nodes import Node
 from handwave.traces import Layer
 
 

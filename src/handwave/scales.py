@@ -7,8 +7,9 @@ from statistics import median_low
 
 from torch import nn
 
-from handwave.flows import Flow, Node
+from handwave.flows import Flow
 from handwave.moments import Moments
+from handwave.nodes import Node
 
 # The rms of a signal or a gradient may leave its starting point by so much.
 _FAR = 10.0

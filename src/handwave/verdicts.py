@@ -5,9 +5,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from handwave.flows import Flow, Node
+from handwave.flows import Flow
 from handwave.functions import kind_of
 from handwave.moments import Moments
+from handwave.nodes import Node
 from handwave.nonfinite import at_the_end, gradient_not_finite, not_finite
 from handwave.scales import (
     RESIDUAL,
