@@ -1,6 +1,7 @@
 """The command: what it prints, draws and returns."""
 
 import importlib
+import io
 import itertools
 import json
 import os
@@ -173,6 +174,20 @@ def test_called_from_python_it_gives_stdout_back(nets, capfd):
         out, err = capfd.readouterr()
         assert isinstance(json.loads(out.removesuffix("behind")), dict)
         assert "made" in err
+
+
+def test_called_from_python_without_a_stdout_it_has_only_its_status(nets, monkeypatch, capfd):
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["audit", f"{nets}:healthy", "--shape", "32,64"]) == 0
+    assert capfd.readouterr().out == ""
+
+
+def test_a_stdout_that_was_closed_is_told_in_one_line(nets, monkeypatch, capfd):
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stdout", closed)
+    assert main(["audit", f"{nets}:healthy", "--shape", "32,64"]) == 2
+    assert "handwave: the report cannot be written: I/O operation" in capfd.readouterr().err
 
 
 def test_numbers_that_json_has_no_word_for_are_strings(run):

@@ -260,5 +260,6 @@ def _say(text: str, out: TextIO | None = None) -> None:
         print(text, file=out, flush=True)
     except BrokenPipeError:
         return
-    except OSError as error:
-        raise CouldNotTellError(f"the report cannot be written: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a full disk; it was closed
+        why = getattr(error, "strerror", None) or error
+        raise CouldNotTellError(f"the report cannot be written: {why}") from None

@@ -17,13 +17,15 @@ def stdout_apart(for_good: bool) -> Iterator[TextIO]:
     Args:
         for_good: also what is called when this process ends.
     """
-    before, first = sys.stdout, sys.__stdout__
+    # A program without a console has none.
+    before, first = sys.stdout or io.StringIO(), sys.__stdout__
     if first is None or sys.__stderr__ is None:  # closed by who started us
         with contextlib.redirect_stdout(sys.stderr):
             yield before
         return
-    first.flush()
-    before.flush()
+    for stream in (first, before):
+        with contextlib.suppress(ValueError):  # it was closed
+            stream.flush()
     real = os.dup(1)
     os.dup2(2, 1)
     out = before
