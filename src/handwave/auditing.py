@@ -11,7 +11,9 @@ def audit(model: nn.Module, inputs: Inputs, backward: bool = True) -> Report:
 
     Every layer with weights is predicted from the input that it really received, by its weights'
     mean and variance alone, and held against what came out; scales are followed from layer to
-    layer, and anew behind each normalization. Nothing is left behind, as by `measure`.
+    layer, and anew behind each normalization. Norms and activations that are called as functions
+    count too; they have no row, so that a dead or saturated one is told of the layer in front.
+    Nothing is left behind, as by `measure`.
 
     Args:
         model: any module, in the mode that it is in; its last layer is the last that it calls.
