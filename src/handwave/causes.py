@@ -49,21 +49,27 @@ _PACKED = re.compile(r"qkv|c_attn|in_proj|query_key_value", re.IGNORECASE)
 
 def causes(flow: Flow) -> dict[int, Cause]:
     """Find one cause a layer, the first in the order in which one hides another."""
-    copies = _copies(flow)
-    found = {}
+    copies, found = _copies(flow), dict[int, Cause]()
+    lost: set[int] = set()  # what makes nothing of what enters, and where nothing can be told
+    if any(node.signal.nonfinite for node in flow):
+        lost = set(flow.nodes)
     for node in flow:
-        cause = _of_weights(flow, node) or copies.get(node.number) or _of_place(flow, node)
+        unclear = bool(lost & {node.number, *flow.ancestors(node.number)})
+        weights = _of_weights(flow, node, unclear)
+        cause = weights or copies.get(node.number) or _of_place(flow, node)
         if cause:
             found[node.number] = cause
+        if cause and cause.grave:
+            lost.add(node.number)
     return found
 
 
-def _of_weights(flow: Flow, node: Node) -> Cause | None:
-    """Look at the weights alone."""
+def _of_weights(flow: Flow, node: Node, unclear: bool) -> Cause | None:
+    """Look at the weights alone; whether zeros are wanted may not be clear behind other faults."""
     if node.module is None:
         return None
     summed = node.multiplies or node.attends
-    return flaw(node.module) or (_of_symmetry(flow, node) if summed else None)
+    return flaw(node.module) or (_of_symmetry(flow, node, unclear) if summed else None)
 
 
 def _of_place(flow: Flow, node: Node) -> Cause | None:
@@ -85,12 +91,12 @@ def _of_projections(attention: Any) -> Cause | None:
     return packed(Moments.of(attention.in_proj_weight), float(attention.embed_dim), 3.0)
 
 
-def _of_symmetry(flow: Flow, node: Node) -> Cause | None:
+def _of_symmetry(flow: Flow, node: Node, unclear: bool) -> Cause | None:
     """Zero is wanted in a last layer, and where the signal comes past: beside a branch, a gate."""
     last = not flow.behind(node, through_sums=True)
     after = (n.facts for n in flow if n.multiplies and node.number in flow.ancestors(n.number))
     past = last or any(facts and _differs(facts) for facts in after)
-    return symmetry(node.module, wanted=past and not _is_cut_off(flow, node))
+    return symmetry(node.module, wanted=unclear or (past and not _is_cut_off(flow, node)))
 
 
 def _is_cut_off(flow: Flow, node: Node) -> bool:

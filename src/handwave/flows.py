@@ -24,6 +24,7 @@ class Ends:
     Args:
         given: count of such numbers in the inputs.
         main: the nodes that the first floating tensor of what the model returns came from.
+        differs: whether that differs between inputs that do; None where nobody can tell.
         returned: count in what the model returns; -inf is left out, as scores are masked with it.
         sources: the nodes that these came from.
     """
@@ -32,6 +33,7 @@ class Ends:
     returned: int = 0
     sources: frozenset[int] = frozenset()
     main: frozenset[int] = frozenset()
+    differs: bool | None = None
 
 
 def _between(steps: list[Step], taken: frozenset[int]) -> Iterator[Node]:
@@ -41,9 +43,11 @@ def _between(steps: list[Step], taken: frozenset[int]) -> Iterator[Node]:
         steps: what was seen between layers, and in them.
         taken: the nodes that layers take, or the model's first output came from.
     """
-    wanted = taken
+    wanted = reached = taken
     for s in reversed(steps):
-        aside = s.node not in taken
+        aside = s.node not in (taken if s.parts else reached)
+        if s.node in reached:
+            reached |= s.sources
         if not aside and not s.parts:
             taken |= s.sources
         if s.parts or s.node in wanted:
@@ -90,6 +94,12 @@ class Flow:
             lambda n: self._feeds.get(n.number, set()),
             _stops(through_sums),
         )
+
+    @property
+    def last(self) -> set[int]:
+        """Return the nearest nodes in front of what the model returns that count or normalize."""
+        nearest = self._nearest(self.ends.main, lambda n: n.sources, _stops(False))
+        return {node.number for node in nearest}
 
     def layers(self, numbers: Iterable[int]) -> list[Node]:
         """Find the layers among nodes, and those that other nodes among them came from."""

@@ -11,9 +11,13 @@ _KINDS = {name.lower(): getattr(nn, name) for name in nn.modules.activation.__al
 # A ReLU may also be written x.clamp(min=0).
 _ACTIVATIONS = {*_KINDS, "clamp", "clampmin", "clip", "sin", "cos", "erf", "atan", "arctan", "sinc"}
 _NORMS = {"layernorm", "rmsnorm", "groupnorm", "batchnorm", "instancenorm", "normalize"}
+# Whether they measure what comes in: the name of the option, and what it is unless given.
+_MEASURING = {"batchnorm": ("training", False), "instancenorm": ("use_input_stats", True)}
+_PLACE = 5  # of that option, in both
 
-# How a norm is written out: x / x.std(-1, keepdim=True).
-_FACTORS = {"mul", "imul", "rmul", "multiply", "div", "truediv", "itruediv", "divide", "truedivide"}
+PRODUCTS = {"mul", "mul_", "__mul__", "__imul__", "__rmul__", "multiply"}
+# How a norm is written out: x / x.std(-1, keepdim=True), or times the inverse.
+_QUOTIENTS = {"div", "div_", "__truediv__", "__itruediv__", "divide", "true_divide"}
 
 
 class Applied(nn.Module):
@@ -58,14 +62,31 @@ def function(
         operands: the tensors that it was given.
         together: whether these came from the same layers.
     """
-    name = getattr(func, "__name__", "").replace("_", "")
-    if name in _NORMS or (name in _FACTORS and together and _by_fewer(operands)):
+    called = getattr(func, "__name__", "")
+    name = called.replace("_", "")
+    if name in _MEASURING and not _measures(name, args, kwargs):
+        return None
+    written = called in PRODUCTS | _QUOTIENTS and together and _by_fewer(operands)
+    if name in _NORMS or written:
         return AppliedNorm()
     # Of one tensor alone; that may stand there twice.
     if name not in _ACTIVATIONS or any(operand is not operands[0] for operand in operands):
         return None
     named = {key: value for key, value in kwargs.items() if value is not operands[0]}
-    return Applied(func, _KINDS.get(name), args[1:], named)
+    return Applied(func, _KINDS.get(name) or _clamping(name, args, kwargs), args[1:], named)
+
+
+def _measures(name: str, args: Any, kwargs: Any) -> bool:
+    """Tell a norm that divides by what it measures from one that uses numbers kept from earlier."""
+    option, default = _MEASURING[name]
+    return bool(kwargs.get(option, args[_PLACE] if len(args) > _PLACE else default))
+
+
+def _clamping(name: str, args: Any, kwargs: Any) -> Kind:
+    """Tell what is held on both sides."""
+    limits = [*args[1:], *kwargs.values()]
+    both = name in {"clamp", "clip"} and len(limits) == 2 and None not in limits
+    return nn.Hardtanh if both else None
 
 
 def _by_fewer(operands: list[Tensor]) -> bool:

@@ -15,9 +15,10 @@ from handwave.measuring import Seen, record
 from handwave.moments import Moments
 from handwave.nested import tensors
 from handwave.nodes import Facts, Node
+from handwave.recipes import Cause
 from handwave.reports import Finding, Report
-from handwave.restoring import nothing_left_behind
-from handwave.running import Inputs, first_floating, floating, on_cpu
+from handwave.restoring import is_plain, nothing_left_behind
+from handwave.running import Inputs, arguments, first_floating, floating, on_cpu, transformed
 from handwave.saturation import at_the_ends
 from handwave.streams import Streams
 from handwave.traces import Layer, Trace
@@ -41,7 +42,10 @@ def judged(model: nn.Module, inputs: Inputs, backward: bool) -> Report:
     finally:
         before.remove()
         after.remove()
+    _check_measured(trace)
     ends = replace(witness.ends, given=sum(map(_not_finite, floating(inputs))))
+    if not _several(inputs):
+        ends = replace(ends, differs=None)
     flow = Flow(_calls(trace, seen), witness.streams.steps, ends)
     # A spectral norm takes a step each time it is looked at.
     with on_cpu(), nothing_left_behind(model):
@@ -55,6 +59,10 @@ def judged(model: nn.Module, inputs: Inputs, backward: bool) -> Report:
         tuple(finding for finding, _ in findings),
         tuple(finding for finding, grave in findings if grave),
     )
+
+
+# Of an entry, what differs between inputs by rounding alone.
+_ROUNDING = 1e-6
 
 
 class _Witness:
@@ -79,6 +87,7 @@ class _Witness:
                 largest=float(made.abs().max()),
                 at_the_ends=at_the_ends(module, made),
                 known=self.streams.known(given),
+                normed=self.streams.normed(output),
             )
         return replace(facts, node=self.streams.born([output]))
 
@@ -99,7 +108,33 @@ class _Witness:
         sources = self.streams.sources([tensor for tensor, count in lost if count])
         first = first_floating(output)
         main = frozenset() if first is None else self.streams.sources([first])
-        self.ends = Ends(0, sum(count for _, count in lost), sources, main)
+        differs = None if first is None else _differs(first)
+        self.ends = Ends(0, sum(count for _, count in lost), sources, main, differs)
+
+
+def _check_measured(trace: Trace) -> None:
+    """Refuse to call a model healthy of which nothing was seen."""
+    notes = {row.note for row in trace if not row.signal.count}
+    if "empty output" in notes and not any(row.signal.count for row in trace):
+        raise ValueError(
+            "nothing was measured: the inputs have no entries; pass a batch of 32 different "
+            "inputs or more"
+        )
+
+
+def _differs(tensor: Tensor) -> bool | None:
+    """Tell whether the rows of a tensor differ by more than rounding; None if it has but one."""
+    odd = tensor.is_complex() or transformed(tensor) or not is_plain(tensor)
+    if odd or tensor.dim() == 0 or len(tensor) < 2 or not tensor.numel():
+        return None
+    known = tensor.detach().double()
+    return not torch.allclose(known, known[:1], rtol=_ROUNDING, atol=0.0, equal_nan=True)
+
+
+def _several(inputs: Inputs) -> bool:
+    """Tell whether there are inputs that differ."""
+    with torch._C.DisableTorchFunction():
+        return any(map(_differs, tensors(arguments(inputs))))
 
 
 def _not_finite(tensor: Tensor, masks: bool = True) -> int:
@@ -128,8 +163,8 @@ def _told(flow: Flow) -> Iterator[tuple[Finding, bool]]:
     for verdict in verdicts(flow, hopeless, silent):
         node, row = verdict.node, verdict.node.row
         cause = None if verdict.cause else known.get(node.number)
-        if cause and cause.name == OF_INPUT and verdict.word in ("explodes", "vanishes"):
-            cause = None  # a mean makes an output neither larger nor smaller than what enters
+        if cause and not _explains(cause, verdict.word):
+            cause = None
         name, text, lesson = verdict.cause, verdict.sentence, verdict.lesson
         if cause:
             said.add(node.number)
@@ -142,6 +177,19 @@ def _told(flow: Flow) -> Iterator[tuple[Finding, bool]]:
         if number not in said and row:
             found = Finding(row.name, cause.verdict, cause.name, cause.sentence + ".", cause.lesson)
             yield found, cause.grave
+
+
+def _explains(cause: Cause, word: str) -> bool:
+    """Tell whether a cause may have that effect.
+
+    Weights that are too small make nothing larger, and a mean makes an output neither larger nor
+    smaller than what enters. What is not finite was made by no recipe.
+    """
+    if word == "not finite":
+        return cause.grave
+    small = cause.name in {"all zeros", "default init", "gain missing"}
+    by_mean = cause.name == OF_INPUT and word in {"explodes", "vanishes"}
+    return not by_mean and not (small and word.endswith("explodes"))
 
 
 def _never_called(trace: Trace) -> Iterator[tuple[Finding, bool]]:

@@ -22,6 +22,7 @@ from handwave.running import (
     first_floating,
     kind,
     rows,
+    run,
     transformed,
     watched,
 )
@@ -137,7 +138,7 @@ def record(  # noqa: PLR0913, PLR0917 - what measure takes, and one more
         watched(names, recorder.watch),
     ):
         args, kwargs = arguments(inputs)
-        output = model(*args, **kwargs)
+        output = run(model, args, kwargs)
         if backward:
             recorder.differentiate(output, loss)
         return recorder.trace(), recorder.seen

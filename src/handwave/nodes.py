@@ -11,9 +11,14 @@ from torch.nn.modules.conv import _ConvNd
 
 from handwave.expecting import Expected
 from handwave.moments import Moments
+from handwave.norms import BATCH_NORMS, by_batch
 from handwave.streams import Step
 from handwave.sums import bias_moments, is_sum
 from handwave.traces import Layer
+
+# A second moment beyond this factor from 1 is not what a norm of weights 1 makes; and how near to
+# another one is the same.
+_OTHER, _SAME = 4.0, 0.1
 
 # Where a bounded function is looked at, and what it then is below.
 _FAR_OUT = torch.tensor([-1e6, -1e3, -30.0, -3.0, 3.0, 30.0, 1e3, 1e6])
@@ -33,6 +38,7 @@ class Facts:
         largest: absolute value in the output.
         at_the_ends: share of the output's entries at an end of the activation's range.
         known: whether all that entered came from nodes or from outside.
+        normed: whether a norm that it called as a function made its output.
     """
 
     node: int
@@ -43,6 +49,7 @@ class Facts:
     largest: float
     at_the_ends: float
     known: bool = True
+    normed: bool = False
 
     @property
     def apart(self) -> float:
@@ -97,9 +104,26 @@ class Node:
 
     @property
     def normalizes(self) -> bool:
-        """Tell a normalization, one that a user wrote too."""
-        named = self.module is not None and "Norm" in type(self.module).__name__
-        return named and not self.aside
+        """Tell a normalization, one that a user wrote too: by what it calls, or by its name."""
+        if self.aside or self.module is None:
+            return False
+        if self.facts and self.facts.normed:
+            return True
+        named = "Norm" in type(self.module).__name__
+        return named and not self._remembers and not self._hands_on
+
+    @property
+    def _remembers(self) -> bool:
+        """Tell a norm that uses numbers kept from earlier."""
+        return isinstance(self.module, BATCH_NORMS) and not by_batch(self.module)
+
+    @property
+    def _hands_on(self) -> bool:
+        """Tell what is of another size than 1, and of that size when it comes in already."""
+        entering, size = self.facts and self.facts.entering, self.signal.second_moment
+        if not entering or not entering.second_moment or 1 / _OTHER < size < _OTHER:
+            return False
+        return abs(size / entering.second_moment - 1) < _SAME
 
     @property
     def large_bias(self) -> bool:

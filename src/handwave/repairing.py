@@ -34,6 +34,7 @@ from handwave.running import (
     kind,
     of_a_library,
     rows,
+    run,
     watched,
 )
 from handwave.totals import quick_second_moment
@@ -107,7 +108,7 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
         with nothing_left_behind(model) as earlier, eager(model), torch.no_grad():
             repairer.earlier = earlier
             with repairer.at_work():
-                model(*args, **kwargs)
+                run(model, args, kwargs)
                 repairer.add_never_called()
         repair = Repair(tuple(repairer.rows), target, apply, repairer.changes)
         if apply:

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from handwave.nested import tensors
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -24,6 +27,17 @@ _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
 # Whose layers do what their formulas say.
 _LIBRARIES = ("torch.nn.", "transformers.pytorch_utils")
 
+# What to pass instead of what has come.
+_INSTEAD = {
+    "list": ": pass torch.stack of it as one batch, or tuple of it as several arguments",
+    "ndarray": ": pass torch.as_tensor of it",
+    "DataLoader": ": pass one batch, next(iter(loader))",
+    "NoneType": ": pass a batch of what the model takes",
+}
+
+# What torch says to whoever differentiates what nothing was noted of.
+_NO_GRADIENT = "does not require grad"
+
 # The largest block that glibc learns from: see `_keep_freed_memory`.
 _LARGEST = (1 << 25) - (1 << 13)
 
@@ -33,8 +47,11 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
     Raises:
         TypeError: inputs are neither a tensor, a tuple nor a dict.
+        ValueError: a tensor among them is on the meta device.
     """
-    if isinstance(inputs, Tensor):
+    if any(each.is_meta for each in tensors(inputs)):
+        raise ValueError("inputs on the meta device hold no numbers: pass tensors that do")
+    if isinstance(inputs, Tensor | PackedSequence):
         return (copied(inputs),), {}
     if isinstance(inputs, tuple):
         return tuple(map(copied, inputs)), {}
@@ -42,8 +59,25 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {name: copied(value) for name, value in inputs.items()}
     raise TypeError(
         "inputs must be a tensor, a tuple of positional or a dict of keyword arguments, "
-        f"got {type(inputs).__name__}"
+        f"got {type(inputs).__name__}{_INSTEAD.get(type(inputs).__name__, '')}"
     )
+
+
+def run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a model.
+
+    Raises:
+        ValueError: it differentiates where gradients are off.
+    """
+    try:
+        return model(*args, **kwargs)
+    except RuntimeError as error:
+        if torch.is_grad_enabled() or _NO_GRADIENT not in str(error):
+            raise
+        raise ValueError(
+            "the model differentiates in its forward, and runs without gradients here: let it do "
+            "that in `with torch.enable_grad():`"
+        ) from error
 
 
 def check_model(model: Any) -> None:

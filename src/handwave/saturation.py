@@ -24,8 +24,8 @@ def at_the_ends(module: nn.Module, output: Tensor) -> float:
         output: what it made; any shape.
     """
     low, high = _ENDS.get(kind_of(module), (0.0, math.inf))  # pyright: ignore
-    if isinstance(module, nn.Hardtanh) and not isinstance(module, nn.ReLU6):
-        low, high = module.min_val, module.max_val
+    if kind_of(module) is nn.Hardtanh:
+        low, high = module.forward(output.new_tensor([-math.inf, math.inf])).tolist()
     if high == math.inf:
         return 0.0
     outside = (output <= low) | (output >= high)

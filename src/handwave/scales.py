@@ -40,17 +40,24 @@ class _Chain:
         told: whether something was said of it already.
         least: what averaging on the way may have left of an rms, as a share.
         most: what bounded functions on the way, sin and its like, let no rms exceed.
+        entered: the rms of what entered a start that is small on purpose.
     """
 
     start: Node
     told: bool = False
     least: float = 1.0
     most: float = math.inf
+    entered: float = 0.0
 
-    def sizes(self) -> tuple[float, float]:
-        """Return what a size is held against."""
-        rms = min(self.start.signal.rms, self.most)
-        return rms, rms * math.sqrt(self.start.units)
+    def left(self, node: Node) -> str:
+        """Name the side on which a node has left what its size is held against."""
+        rms, units = min(self.start.signal.rms, self.most), math.sqrt(self.start.units)
+        now = _sizes(node.signal, node.units)
+        word = _left(now, (rms, rms * units), self.least)
+        if word == "explodes":
+            rms = max(rms, self.entered)
+            word = _left(now, (rms, rms * units))
+        return word
 
 
 def scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
@@ -63,66 +70,100 @@ def scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
     chains: dict[int, _Chain] = {}
     inside, steps = flow.in_branches(), _steps(flow)
     for node in flow:
-        if not node.counts:
-            continue
-        before = flow.before(node)
-        prior = [chains[n.number] for n in before if n.number in chains]
+        prior = [chains[n.number] for n in flow.before(node) if n.number in chains]
         fresh = not prior or (node.parts is not None and flow.normed(node.number))
-        if fresh and node.signal.nonfinite:
+        if not node.counts or (fresh and node.signal.nonfinite):
             continue  # scores with a mask, which nothing can be compared to
-        first = node if fresh else max((c.start for c in prior), key=lambda n: n.signal.rms)
-        chain = chains[node.number] = _Chain(first)
-        if not fresh:
-            chain.told = any(c.told for c in prior)
-            chain.least = min(c.least for c in prior) * _left_by_averaging(node, before)
-            chain.most = min(max(c.most for c in prior), flow.held(node))
-        added = not node.parts and any(n.parts for n in flow.behind(node))
-        if chain.told or node.number in spoilt or added or flow.rescued(node):
+        small = node.number in inside or _comes_back(flow, node, _entering_rms(node))
+        begun = _Chain(node, entered=_entering_rms(node) if small else 0.0)
+        chain = chains[node.number] = begun if fresh else _gone_on(flow, node, prior)
+        if chain.told or node.number in spoilt or flow.rescued(node):
             continue
-        word = _left(_sizes(node.signal, node.units), chain.sizes(), chain.least)
-        if (
-            word == "vanishes"
-            and (node.number in inside or _comes_back(flow, node, first.signal.rms))
-        ) or (word == "explodes" and _grew_in_front(flow, node, first)):
-            continue
-        if word:
-            chain.told = True
-            verdict = _scale_verdict(flow, node, first, word)
-            grown = word == "explodes" and _grows(steps.get(node.number, []))
+        verdict = (
+            _first_step(flow, node, small) if fresh else _later_step(flow, node, chain, inside)
+        )
+        if verdict:
+            chain.told = verdict.grave or not fresh
+            grown = verdict.word == "explodes" and _grows(steps.get(node.number, []))
             yield replace(verdict, cause=RESIDUAL) if grown else verdict
 
 
-def first_steps(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
+def _gone_on(flow: Flow, node: Node, prior: list[_Chain]) -> _Chain:
+    """Follow the largest of the chains that come together."""
+    return _Chain(
+        max((c.start for c in prior), key=lambda n: n.signal.rms),
+        any(c.told for c in prior),
+        min(c.least for c in prior) * _left_by_averaging(node, flow.before(node)),
+        min(max(c.most for c in prior), flow.held(node)),
+        max(c.entered for c in prior),
+    )
+
+
+def _first_step(flow: Flow, node: Node, small: bool) -> Verdict | None:
     """Compare what begins a chain with what enters it: the model's input, or what a norm put out.
 
-    What explodes behind a norm is a failure, whose scale is known. Anything else is none: how
-    large an input is, and how large the next layers want it, is up to others.
+    How large an input is, and how large the next layers want it, is up to others: a failure is
+    what leaves 1 as well, or the scale of the norm, where nothing behind sets it anew.
 
     Args:
         flow: of one run.
-        spoilt: nodes of which something worse was said, and what follows them.
+        node: the layer.
+        small: whether it may be small on purpose.
     """
-    inside = flow.in_branches()
-    for node in flow:
-        entering = node.facts.entering if node.facts else None
-        before = flow.before(node)
-        first = all(each.normalizes for each in before)
-        if not node.multiplies or not first or entering is None or not node.signal.count:
-            continue
-        units = entering.count * node.units / node.signal.count
-        word = _left(_sizes(node.signal, node.units), _sizes(entering, units))
-        small = word == "vanishes"
-        if not word or node.number in spoilt or flow.rescued(node):
-            continue
-        if not (small and (node.number in inside or _comes_back(flow, node, entering.rms))):
-            ratio = node.signal.rms / entering.rms
-            text = f"the rms of its output is {ratio:.3g} times that of its input"
-            yield Verdict(node, word, text, "6, fix", grave=not small and _beside(node, before))
+    norms = flow.before(node)
+    word = _of_itself(node, []) if node.multiplies else ""
+    if not word or (word == "vanishes" and small) or not all(n.normalizes for n in norms):
+        return None
+    if norms:
+        return _by_itself(node, word, _of_itself(node, norms) == "explodes")
+    behind = [n for n in flow if node.number in flow.ancestors(n.number)]
+    held = bool(behind) and all(flow.held(n) < math.inf for n in flow.behind(node))
+    anew = (held and word == "explodes") or any(n.normalizes for n in behind)
+    return _by_itself(node, word, not anew and not 1 / _FAR <= node.signal.rms <= _FAR)
 
 
-def _beside(node: Node, norms: list[Node]) -> bool:
-    """Tell whether a layer's output is far larger than what each norm in front of it put out."""
-    return bool(norms) and node.signal.rms > _FAR * max(each.signal.rms for each in norms)
+def _later_step(flow: Flow, node: Node, chain: _Chain, inside: set[int]) -> Verdict | None:
+    """Compare a layer, or a sum, with where its chain began; a layer with what enters it, too.
+
+    Args:
+        flow: of one run.
+        node: the layer or sum.
+        chain: what leads to it.
+        inside: the nodes in residual branches, which may be small on purpose.
+    """
+    word, first = chain.left(node), chain.start
+    if not node.parts and any(n.parts for n in flow.behind(node)):
+        return None  # the sum is judged
+    if word == "vanishes" and (node.number in inside or _comes_back(flow, node, first.signal.rms)):
+        return None
+    if word == "explodes" and _grew_in_front(flow, node, first):
+        return None
+    if word:
+        return _scale_verdict(flow, node, first, word)
+    alone = node.multiplies and _of_itself(node, flow.before(node)) == "explodes"
+    return _by_itself(node, "explodes", True) if alone else None
+
+
+def _by_itself(node: Node, word: str, grave: bool) -> Verdict:
+    ratio = node.signal.rms / _entering_rms(node)
+    text = f"the rms of its output is {ratio:.3g} times that of its input"
+    return Verdict(node, word, text, "6, fix", grave)
+
+
+def _of_itself(node: Node, before: list[Node]) -> str:
+    """Name the side on which a layer's output has left what enters it, and what put that out."""
+    entering = node.facts.entering if node.facts else None
+    if entering is None or not node.signal.count:
+        return ""
+    units = entering.count * node.units / node.signal.count
+    word = _left(_sizes(node.signal, node.units), _sizes(entering, units))
+    largest = max((each.signal.rms for each in before), default=0.0)
+    return "" if word == "explodes" and node.signal.rms <= _FAR * largest else word
+
+
+def _entering_rms(node: Node) -> float:
+    entering = node.facts.entering if node.facts else None
+    return entering.rms if entering else 0.0
 
 
 def _left_by_averaging(node: Node, before: list[Node]) -> float:

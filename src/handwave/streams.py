@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from handwave.functions import Applied, function
+from handwave.functions import PRODUCTS, Applied, AppliedNorm, function
 from handwave.moments import Moments
 from handwave.nested import tensors
 from handwave.running import has_numbers
@@ -59,6 +59,7 @@ class Streams(TorchFunctionMode):
         self.nodes = 0
         # By tensor; of one that came from outside, and is what it was there, no nodes.
         self._sources: Any = WeakIdKeyDictionary()
+        self._steps: dict[int, int] = {}  # the place among the steps, by node
 
     def entered(self, inputs: Iterable[Tensor]) -> None:
         """Take down what comes from outside."""
@@ -81,6 +82,15 @@ class Streams(TorchFunctionMode):
         """Tell whether all floating tensors came from nodes or from outside."""
         return all(tensor in self._sources for tensor in tensors if tensor.is_floating_point())
 
+    def normed(self, tensor: Tensor) -> bool:
+        """Tell what a norm made that was called as a function, and nothing else has changed."""
+        sources = self._sources.get(tensor)
+        found = [self._steps.get(node) for node in sources or ()]
+        return bool(found) and all(
+            place is not None and isinstance(self.steps[place].function, AppliedNorm)
+            for place in found
+        )
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, and note where its result came from."""
         kwargs = kwargs or {}
@@ -92,38 +102,51 @@ class Streams(TorchFunctionMode):
                 self.entered(tensors(result))
             return result
         name = getattr(func, "__name__", "")
-        if name in _ADDITIONS and _alike(operands) and not any(map(_is_mask, operands)):
-            one, other = (each or frozenset() for each in before)
-            self._step(result, one | other, parts=(one, other))
+        if name.endswith("_like") or name.startswith("new_"):
+            return result  # noise, or a constant
+        if name in _ADDITIONS and None not in before and _adds(operands):
+            self._step(result, before[0] | before[1], parts=tuple(before))
             return result
-        sources = frozenset().union(*filter(None, before))
         called = function(func, args, kwargs, operands, len(set(before)) == 1)
+        sources = frozenset().union(*filter(None, before))
         if called and isinstance(result, Tensor) and result.numel() and has_numbers(result):
             self._step(result, sources, function=called)
             return result
+        if name in PRODUCTS and len(before) == 2:
+            self._gate(*before)
         for made in tensors(result):
             self._sources[made] = sources
         return result
+
+    def _gate(self, one: frozenset[int] | None, other: frozenset[int] | None) -> None:
+        """Know an activation that its own input is multiplied by: a gradient comes past it."""
+        for gate, beside in ((one, other), (other, one)):
+            place = self._steps.get(next(iter(gate))) if gate and len(gate) == 1 else None
+            if place is not None and self.steps[place].sources == beside:
+                self.steps[place] = replace(self.steps[place], zeros=0.0, at_the_ends=0.0)
 
     def _step(self, result: Tensor, sources: frozenset[int], **what: Any) -> None:
         made, units = result.detach(), math.prod(result.shape[1:])
         if isinstance(called := what.get("function"), Applied):
             what |= {"zeros": zeros(made), "at_the_ends": at_the_ends(called, made)}
         signal = quick_moments(made, 1e-4)
-        self.steps.append(Step(self.born([result]), sources, signal, units, **what))
+        node = self.born([result])
+        self._steps[node] = len(self.steps)
+        self.steps.append(Step(node, sources, signal, units, **what))
 
 
 def _is_learned(operand: Tensor) -> bool:
     return isinstance(operand, nn.Parameter) or operand.requires_grad
 
 
-def _alike(operands: list[Tensor]) -> bool:
-    """Tell two outputs that are added from a bias or a constant that is, or from two losses."""
+def _adds(operands: list[Tensor]) -> bool:
+    """Tell two outputs that are added from a bias or a mask that is, or from two losses."""
     return (
         len(operands) == 2
         and operands[0].shape == operands[1].shape
         and operands[0].dim() > 0
         and all(operand.numel() and has_numbers(operand) for operand in operands)
+        and not any(map(_is_mask, operands))
     )
 
 

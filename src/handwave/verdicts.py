@@ -13,11 +13,13 @@ from handwave.nonfinite import at_the_end, gradient_not_finite, not_finite
 from handwave.scales import (
     RESIDUAL,
     Verdict,
-    first_steps,
     gradients,
     residual_growth,
     scales,
 )
+
+# Of a second moment, what differs between inputs by rounding alone.
+_ROUNDING = 1e-12
 
 # Shares: of entries at an end of an activation's range; of spread in the second moment.
 _NEARLY_ALL, _HALF_OF_THEM, _COLLAPSED = 0.9, 0.5, 1e-4
@@ -45,8 +47,9 @@ def verdicts(flow: Flow, hopeless: set[int], silent: set[int]) -> Iterator[Verdi
     spoilt = hopeless | {verdict.node.number for verdict in worse}
     spoilt |= {node.number for node in flow if flow.ancestors(node.number) & spoilt}
     found += [*scales(flow, spoilt | silent), *residual_growth(flow, spoilt)]
+    if not hopeless and not any(verdict.grave for verdict in found) and not silent & flow.last:
+        found += _one_for_all(flow)
     yield from found
-    yield from first_steps(flow, spoilt | silent)
     if not hopeless and not any(verdict.word in _BLOCKING for verdict in found):
         yield from (Verdict(*each, _PRECISION) for each in gradient_not_finite(flow))
         yield from _gradients_besides(flow, silent, found)
@@ -103,7 +106,8 @@ def _at(flow: Flow, node: Node) -> Iterator[Verdict]:
             f"its output differs between inputs by {row.spread or 0:.1e}, beside a second moment "
             f"of {row.signal.second_moment:.1e}: every input gives the same"
         )
-        wanted = not flow.behind(node) and node.large_bias  # maybe the mean of the target
+        # A last bias may be the mean of the target; a gate may be the same for all inputs.
+        wanted = _comes_past(flow, node) if flow.behind(node) else node.large_bias
         yield Verdict(node, "collapsed", text, "12, defaults", grave=not wanted)
 
 
@@ -137,6 +141,28 @@ def _loses(node: Node) -> bool:
     kind = kind_of(node.module)
     elsewhere = node.counts or node.normalizes or kind in _OF_SEVERAL
     return not elsewhere and getattr(kind, "__module__", "") == nn.ReLU.__module__
+
+
+def _comes_past(flow: Flow, node: Node) -> bool:
+    """Tell whether inputs differ again behind a layer."""
+    behind = (n.facts for n in flow if n.multiplies and node.number in flow.ancestors(n.number))
+    return any(f and f.entering and f.apart > _COLLAPSED * f.entering.second_moment for f in behind)
+
+
+def _one_for_all(flow: Flow) -> Iterator[Verdict]:
+    """Find what makes the model return the same for all inputs, where nothing else was found."""
+    if flow.ends.differs is not False:
+        return
+    ways = flow.ends.main.union(*(flow.ancestors(n) for n in flow.ends.main if n in flow.nodes))
+    for node in (flow.nodes[number] for number in sorted(ways) if number in flow.nodes):
+        row, facts = node.row, node.facts
+        if row is None or facts is None or row.spread is None:
+            continue
+        size = facts.entering.second_moment if facts.entering else 0.0
+        differed = facts.entering is None or facts.apart > _ROUNDING * size
+        if differed and row.spread <= _ROUNDING * row.signal.second_moment:
+            text = "its output is the same for all inputs, and so is what the model returns"
+            yield Verdict(node, "collapsed", text, "12, defaults")
 
 
 def _collapses(node: Node) -> bool:
