@@ -1,5 +1,6 @@
 """Follow where each layer's output goes: into which layers, and what is done to it in between."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -104,6 +105,8 @@ class Streams(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name.endswith("_like") or name.startswith("new_"):
             return result  # noise, or a constant
+        if name.endswith("_as"):
+            before = before[:1]  # of the others only the shape, or the dtype
         if name in _ADDITIONS and None not in before and _adds(operands):
             self._step(result, before[0] | before[1], parts=tuple(before))
             return result
@@ -114,8 +117,10 @@ class Streams(TorchFunctionMode):
             return result
         if name in PRODUCTS and len(before) == 2:
             self._gate(*before)
-        for made in tensors(result):
-            self._sources[made] = sources
+        own = before if name == "broadcast_tensors" else itertools.repeat(sources)
+        for made, each in zip(tensors(result), own, strict=False):
+            if each is not None:
+                self._sources[made] = each
         return result
 
     def _gate(self, one: frozenset[int] | None, other: frozenset[int] | None) -> None:

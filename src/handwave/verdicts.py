@@ -18,9 +18,6 @@ from handwave.scales import (
     scales,
 )
 
-# Of a second moment, what differs between inputs by rounding alone.
-_ROUNDING = 1e-12
-
 # Shares: of entries at an end of an activation's range; of spread in the second moment.
 _NEARLY_ALL, _HALF_OF_THEM, _COLLAPSED = 0.9, 0.5, 1e-4
 _PRECISION = "13, precision"
@@ -42,7 +39,7 @@ def verdicts(flow: Flow, hopeless: set[int], silent: set[int]) -> Iterator[Verdi
         lost += at_the_end(flow)
     found = [Verdict(*each, _PRECISION) for each in lost]
     looked = (each for node in judged for each in (*_at(flow, node), *_stopped(flow, node)))
-    found += _first_of_each(flow, looked)
+    found += _first_of_each(flow, (each for each in looked if each.node.number not in silent))
     worse = (verdict for verdict in found if verdict.grave or verdict.word == "collapsed")
     spoilt = hopeless | {verdict.node.number for verdict in worse}
     spoilt |= {node.number for node in flow if flow.ancestors(node.number) & spoilt}
@@ -145,7 +142,9 @@ def _loses(node: Node) -> bool:
 
 def _comes_past(flow: Flow, node: Node) -> bool:
     """Tell whether inputs differ again behind a layer."""
-    behind = (n.facts for n in flow if n.multiplies and node.number in flow.ancestors(n.number))
+    behind = [n.facts for n in flow if n.multiplies and node.number in flow.ancestors(n.number)]
+    if not behind:
+        return bool(flow.ends.differs)  # it was added to what does
     return any(f and f.entering and f.apart > _COLLAPSED * f.entering.second_moment for f in behind)
 
 
@@ -154,15 +153,19 @@ def _one_for_all(flow: Flow) -> Iterator[Verdict]:
     if flow.ends.differs is not False:
         return
     ways = flow.ends.main.union(*(flow.ancestors(n) for n in flow.ends.main if n in flow.nodes))
-    for node in (flow.nodes[number] for number in sorted(ways) if number in flow.nodes):
-        row, facts = node.row, node.facts
-        if row is None or facts is None or row.spread is None:
-            continue
-        size = facts.entering.second_moment if facts.entering else 0.0
-        differed = facts.entering is None or facts.apart > _ROUNDING * size
-        if differed and row.spread <= _ROUNDING * row.signal.second_moment:
-            text = "its output is the same for all inputs, and so is what the model returns"
-            yield Verdict(node, "collapsed", text, "12, defaults")
+    ended = [node for node in flow if node.number in ways and _ends_differences(node)]
+    for node in ended[-1:]:
+        text = "its output is the same for all inputs, and so is what the model returns"
+        yield Verdict(node, "collapsed", text, "12, defaults")
+
+
+def _ends_differences(node: Node) -> bool:
+    """Tell whether inputs differ in front of a row, whole numbers among them, but not behind it."""
+    row, facts = node.row, node.facts
+    if row is None or facts is None or row.spread is None:
+        return False
+    before = facts.entering is None or facts.apart > _COLLAPSED * facts.entering.second_moment
+    return before and row.spread <= _COLLAPSED * row.signal.second_moment
 
 
 def _collapses(node: Node) -> bool:
