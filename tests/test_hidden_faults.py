@@ -292,3 +292,44 @@ def test_a_packed_sequence_is_one_input():
     packed = nn.utils.rnn.pack_padded_sequence(torch.randn(5, 3, 8), [5, 4, 2])
     trace = hw.measure(nn.LSTM(8, 8), packed)
     assert len(trace) == 1
+
+
+def test_weights_of_variance_1_are_known():
+    model: Any = nn.Sequential(*[p for _ in range(4) for p in (linear(gain=2**0.5), nn.ReLU())])
+    assert hw.audit(model, X).findings == ()
+    nn.init.normal_(model[4].weight)
+    (found,) = hw.audit(model, X).findings
+    assert (found.layer, found.cause, found.lesson) == ("4", "variance 1", "5, square-root")
+
+
+def test_an_embedding_of_variance_1_is_as_it_should_be():
+    model: Any = nn.Sequential(nn.Embedding(50, 64), linear(), nn.Tanh(), linear())
+    assert hw.audit(model, torch.arange(50)).findings == ()
+
+
+def test_zeros_in_the_way_of_the_signal_are_a_failure_whatever_noise_comes_behind():
+    def forward(self, x):
+        mean = self.b(F.relu(self.a(x)))
+        return self.c(mean + torch.randn_like(mean))
+
+    model: Any = Own(forward, a=linear(), b=linear(), c=linear())
+    zero(model.a)
+    assert told(model) == [("a", "symmetric")]
+
+
+def test_one_layer_called_again_and_again_is_told_once():
+    def forward(self, x):
+        z = torch.zeros_like(x)
+        for _ in range(5):
+            z = torch.tanh(self.a(z) + x)
+        return self.b(z)
+
+    model: Any = Own(forward, a=linear(gain=50.0), b=linear())
+    assert [word for _, word in told(model)].count("saturated") == 1
+
+
+def test_behind_a_fault_a_small_last_layer_is_not_blamed():
+    model: Any = nn.Sequential(linear(), nn.Tanh(), linear(), nn.Tanh(), linear(64, 4, gain=0.01))
+    assert told(model) == []
+    model[2].weight.data.mul_(1e-3)
+    assert told(model) == [("2", "vanishes")]

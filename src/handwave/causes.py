@@ -93,10 +93,20 @@ def _of_projections(attention: Any) -> Cause | None:
 
 def _of_symmetry(flow: Flow, node: Node, unclear: bool) -> Cause | None:
     """Zero is wanted in a last layer, and where the signal comes past: beside a branch, a gate."""
-    last = not flow.behind(node, through_sums=True)
-    after = (n.facts for n in flow if n.multiplies and node.number in flow.ancestors(n.number))
-    past = last or any(facts and _differs(facts) for facts in after)
+    behind = [each.facts for each in flow.behind(node, through_sums=True)]
+    past = not behind or any(facts and _differs(facts) for facts in behind)
+    past = past or any(_varies(flow, part) for part in flow.beside(node))
     return symmetry(node.module, wanted=unclear or (past and not _is_cut_off(flow, node)))
+
+
+def _varies(flow: Flow, part: frozenset[int]) -> bool:
+    """Tell whether one part of a sum is not the same for all inputs."""
+    rows = [node.row for node in flow.layers(part)]
+    spreads = [(row.spread, row.signal) for row in rows if row]
+    return not part or any(
+        (signal.var if spread is None else spread) > _ROUNDING * signal.second_moment
+        for spread, signal in spreads
+    )
 
 
 def _is_cut_off(flow: Flow, node: Node) -> bool:

@@ -114,6 +114,15 @@ class Flow:
             lambda n: n.row is not None,
         )
 
+    def beside(self, node: Node) -> list[frozenset[int]]:
+        """Find what comes past a node: the other parts of the sums to which it leads."""
+        found = []
+        for parts in (each.parts for each in self if each.parts):
+            leads = [node.number in part.union(*map(self.ancestors, part)) for part in parts]
+            if leads[0] != leads[1]:
+                found.append(parts[leads.index(False)])
+        return found
+
     def _nearest(
         self,
         start: Iterable[int],

@@ -132,6 +132,12 @@ class Node:
             return False
         return bias_moments(self.module).second_moment * self.row.fan_in > 1
 
+    @property
+    def mostly_bias(self) -> bool:
+        """Tell an output of which a bias makes half of the second moment or more."""
+        bias = bias_moments(self.module).second_moment if self.module else 0.0
+        return 2 * bias > self.signal.second_moment
+
     @cached_property
     def bound(self) -> float:
         """Return what an activation never exceeds; infinite for all else."""

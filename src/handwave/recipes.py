@@ -220,6 +220,9 @@ def _sound(fan_in: float, fan_out: float, place: Place) -> list[float]:
 def _misfit(module: Any, weight: Moments, place: Place) -> Cause | None:
     """Name every recipe that gives this variance."""
     fan_in, fan_out = fans(module)
+    if _matches(weight, [1.0]):
+        text = f"its weights have the variance 1: one output sums {fan_in:.4g} products of them"
+        return Cause("variance 1", text + ", so divide them by the root of that", "5, square-root")
     by_torch = fans(module.weight)
     found: dict[str, str] = {}
     if _matches(weight, [1 / fan_in, 2 / (fan_in + fan_out)]) and place.lossy:

@@ -140,7 +140,8 @@ def _later_step(flow: Flow, node: Node, chain: _Chain, inside: set[int]) -> Verd
         return None
     if word:
         return _scale_verdict(flow, node, first, word)
-    alone = node.multiplies and _of_itself(node, flow.before(node)) == "explodes"
+    by_weight = node.multiplies and not node.mostly_bias
+    alone = by_weight and _of_itself(node, flow.before(node)) == "explodes"
     return _by_itself(node, "explodes", True) if alone else None
 
 
@@ -164,6 +165,12 @@ def _of_itself(node: Node, before: list[Node]) -> str:
 def _entering_rms(node: Node) -> float:
     entering = node.facts.entering if node.facts else None
     return entering.rms if entering else 0.0
+
+
+def small_at_the_end(flow: Flow) -> set[int]:
+    """Find last layers that make little of what enters them, as is often wanted."""
+    last = (node for node in flow if node.multiplies and not flow.behind(node))
+    return {node.number for node in last if _of_itself(node, []) == "vanishes"}
 
 
 def _left_by_averaging(node: Node, before: list[Node]) -> float:

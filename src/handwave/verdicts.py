@@ -16,6 +16,7 @@ from handwave.scales import (
     gradients,
     residual_growth,
     scales,
+    small_at_the_end,
 )
 
 # Shares: of entries at an end of an activation's range; of spread in the second moment.
@@ -56,6 +57,7 @@ def _gradients_besides(flow: Flow, silent: set[int], found: list[Verdict]) -> It
     """Find what is wrong with gradients and does not follow from what was found."""
     named = {(v.node.number, f"gradient {v.word}") for v in found if v.grave}
     small = {v.node.number for v in found if v.word == "vanishes" and not v.grave}
+    small |= small_at_the_end(flow)
     large = {v.node.number for v in found if v.word == "explodes" and v.cause != RESIDUAL}
     grown = next((v.node for v in found if v.cause == RESIDUAL), None)
     for seen in gradients(flow, silent, small, large):
@@ -74,13 +76,16 @@ _BLOCKING = {"dead units", "overflows", "not finite"}
 
 
 def _first_of_each(flow: Flow, found: Iterable[Verdict]) -> list[Verdict]:
-    """Leave out what was said of a layer in front already: it goes on from there."""
+    """Leave out what was said of a layer in front already, or of an earlier call of the same."""
     kept: list[Verdict] = []
     for verdict in found:
-        before = flow.ancestors(verdict.node.number)
+        before, module = flow.ancestors(verdict.node.number), verdict.node.module
         passed_on = verdict.word in ("overflows in float16", "collapsed")
-        if not passed_on or not any(
-            k.word == verdict.word and k.node.number in before for k in kept
+        if not any(
+            k.word == verdict.word
+            and k.node.number in before
+            and (passed_on or k.node.module is module)
+            for k in kept
         ):
             kept.append(verdict)
     return kept
