@@ -333,3 +333,13 @@ def test_behind_a_fault_a_small_last_layer_is_not_blamed():
     assert told(model) == []
     model[2].weight.data.mul_(1e-3)
     assert told(model) == [("2", "vanishes")]
+
+
+def test_what_is_added_to_learned_numbers_is_a_branch():
+    def reads(self, x):
+        latents = self.latents.expand(len(x), -1)
+        return self.c(latents + self.b(1e-3 * self.a(x)))
+
+    model: Any = Own(reads, a=linear(), b=linear(), c=linear())
+    model.latents = nn.Parameter(torch.randn(64))
+    assert told(model) == []

@@ -107,8 +107,9 @@ class Streams(TorchFunctionMode):
             return result  # noise, or a constant
         if name.endswith("_as"):
             before = before[:1]  # of the others only the shape, or the dtype
-        if name in _ADDITIONS and None not in before and _adds(operands):
-            self._step(result, before[0] | before[1], parts=tuple(before))
+        if name in _ADDITIONS and _adds(operands, before):
+            one, other = (each or frozenset() for each in before)
+            self._step(result, one | other, parts=(one, other))
             return result
         called = function(func, args, kwargs, operands, len(set(before)) == 1)
         sources = frozenset().union(*filter(None, before))
@@ -144,10 +145,12 @@ def _is_learned(operand: Tensor) -> bool:
     return isinstance(operand, nn.Parameter) or operand.requires_grad
 
 
-def _adds(operands: list[Tensor]) -> bool:
-    """Tell two outputs that are added from a bias or a mask that is, or from two losses."""
+def _adds(operands: list[Tensor], before: list[frozenset[int] | None]) -> bool:
+    """Tell two outputs that are added from a bias, noise or a mask that is, or from two losses."""
+    pairs = zip(before, operands, strict=False)
     return (
         len(operands) == 2
+        and all(nodes is not None or _is_learned(operand) for nodes, operand in pairs)
         and operands[0].shape == operands[1].shape
         and operands[0].dim() > 0
         and all(operand.numel() and has_numbers(operand) for operand in operands)
