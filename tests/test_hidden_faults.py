@@ -343,3 +343,17 @@ def test_what_is_added_to_learned_numbers_is_a_branch():
     model: Any = Own(reads, a=linear(), b=linear(), c=linear())
     model.latents = nn.Parameter(torch.randn(64))
     assert told(model) == []
+
+
+def test_dropout_brings_no_signal_past_zeros():
+    model: Any = nn.Sequential(linear(), nn.ReLU(), linear(bias=0.1), nn.Dropout(), linear())
+    zero(model[2])
+    nn.init.constant_(model[2].bias, 0.1)
+    assert told(model)[0][0] == "2"
+
+
+def test_a_branch_that_ends_in_zeros_and_a_bias_is_no_collapse():
+    model: Any = nn.Sequential(linear(), Block(), Block(), linear())
+    for block in (model[1], model[2]):
+        nn.init.uniform_(block.b.bias, -0.1, 0.1)
+    assert told(model) == []

@@ -92,11 +92,20 @@ def _of_projections(attention: Any) -> Cause | None:
 
 
 def _of_symmetry(flow: Flow, node: Node, unclear: bool) -> Cause | None:
-    """Zero is wanted in a last layer, and where the signal comes past: beside a branch, a gate."""
+    """Find equal units, zeros among them where these are not wanted."""
+    found = symmetry(node.module)
+    zeros = found is not None and found.name == "all zeros"
+    wanted = zeros and (unclear or (_comes_past(flow, node) and not _is_cut_off(flow, node)))
+    return symmetry(node.module, wanted=True) if wanted else found
+
+
+def _comes_past(flow: Flow, node: Node) -> bool:
+    """Tell a last layer, or one that the signal comes past: beside a branch, a gate."""
     behind = [each.facts for each in flow.behind(node, through_sums=True)]
     past = not behind or any(facts and _differs(facts) for facts in behind)
-    past = past or any(_varies(flow, part) for part in flow.beside(node))
-    return symmetry(node.module, wanted=unclear or (past and not _is_cut_off(flow, node)))
+    if behind and flow.noisy(node):
+        past = past and flow.leads_around(node)
+    return past or any(_varies(flow, part) for part in flow.beside(node))
 
 
 def _varies(flow: Flow, part: frozenset[int]) -> bool:

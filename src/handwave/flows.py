@@ -8,6 +8,7 @@ from functools import cache
 from math import inf
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from handwave.nodes import Facts, Node
 from handwave.streams import Step
@@ -118,10 +119,26 @@ class Flow:
         """Find what comes past a node: the other parts of the sums to which it leads."""
         found = []
         for parts in (each.parts for each in self if each.parts):
-            leads = [node.number in part.union(*map(self.ancestors, part)) for part in parts]
+            leads = [self._leads(node.number, part) for part in parts]
             if leads[0] != leads[1]:
                 found.append(parts[leads.index(False)])
         return found
+
+    def _leads(self, number: int, to: frozenset[int]) -> bool:
+        return number in to or any(number in self.ancestors(each) for each in to)
+
+    def noisy(self, node: Node) -> bool:
+        """Tell whether dropout behind a layer makes its outputs differ from input to input."""
+        behind = (n.module for n in self if node.number in self.ancestors(n.number))
+        return any(isinstance(module, _DropoutNd) and module.training for module in behind)
+
+    def leads_around(self, node: Node) -> bool:
+        """Tell whether other ways lead to where a node's output goes."""
+        if self.beside(node):
+            return True
+        behind = [n.number for n in self if node.number in self.ancestors(n.number)]
+        ways = frozenset().union(*map(self.ancestors, behind))
+        return bool(ways - self.ancestors(node.number) - {node.number, *behind})
 
     def _nearest(
         self,

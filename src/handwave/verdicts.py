@@ -40,7 +40,8 @@ def verdicts(flow: Flow, hopeless: set[int], silent: set[int]) -> Iterator[Verdi
         lost += at_the_end(flow)
     found = [Verdict(*each, _PRECISION) for each in lost]
     looked = (each for node in judged for each in (*_at(flow, node), *_stopped(flow, node)))
-    found += _first_of_each(flow, (each for each in looked if each.node.number not in silent))
+    wanted = silent & {node.number for node in flow if not flow.behind(node)}
+    found += _first_of_each(flow, (each for each in looked if each.node.number not in wanted))
     worse = (verdict for verdict in found if verdict.grave or verdict.word == "collapsed")
     spoilt = hopeless | {verdict.node.number for verdict in worse}
     spoilt |= {node.number for node in flow if flow.ancestors(node.number) & spoilt}
@@ -146,7 +147,9 @@ def _loses(node: Node) -> bool:
 
 
 def _comes_past(flow: Flow, node: Node) -> bool:
-    """Tell whether inputs differ again behind a layer."""
+    """Tell whether inputs differ again behind a layer, as other ways lead there."""
+    if not flow.leads_around(node):
+        return False
     behind = [n.facts for n in flow if n.multiplies and node.number in flow.ancestors(n.number)]
     if not behind:
         return bool(flow.ends.differs)  # it was added to what does
@@ -160,7 +163,11 @@ def _one_for_all(flow: Flow) -> Iterator[Verdict]:
     ways = flow.ends.main.union(*(flow.ancestors(n) for n in flow.ends.main if n in flow.nodes))
     ended = [node for node in flow if node.number in ways and _ends_differences(node)]
     for node in ended[-1:]:
-        text = "its output is the same for all inputs, and so is what the model returns"
+        spread = node.row.spread if node.row else 0.0
+        text = (
+            f"from here on inputs differ by {spread:.1e}, beside a second moment of "
+            f"{node.signal.second_moment:.1e}, and what the model returns is the same for all"
+        )
         yield Verdict(node, "collapsed", text, "12, defaults")
 
 
