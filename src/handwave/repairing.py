@@ -75,7 +75,9 @@ def repair_(model: nn.Module, inputs: Inputs, target: float = 1.0, apply: bool =
 
     Assumes: a network that does not make more of rounding. Each layer hands on its output times
         the scale, in the same run; the scaled weight's own output differs in its last digits. A
-        hundred layers of tanh at target 1 make per cents of that.
+        hundred layers of tanh at target 1 make per cents of that. And weights that are read in
+        their layers' calls alone: what the model made of one before that, distances to a codebook
+        say, stays what it was.
 
     Raises:
         TypeError: model or inputs are of another kind, target is no number, or apply no bool.
