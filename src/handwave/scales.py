@@ -1,34 +1,15 @@
-"""Follow the size of a signal, and of its gradient, from where it begins."""
+"""Follow the size of a signal from where it begins."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from statistics import median_low
 
 from torch import nn
 
 from handwave.flows import Flow
-from handwave.moments import Moments
+from handwave.growth import GROWN, RESIDUAL, grows, growth_steps
 from handwave.nodes import Node
-
-# The rms of a signal or a gradient may leave its starting point by so much.
-_FAR = 10.0
-# A sum that grows so much, over several without a normalization, grows by its residuals.
-_GROWTH, _GROWN = 1.5, 4.0
-
-_LAYERS, RESIDUAL = "11, layers", "residual growth"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Hold one thing that is wrong at one node."""
-
-    node: Node
-    word: str
-    sentence: str
-    lesson: str
-    grave: bool = True
-    cause: str = ""
+from handwave.sizes import FAR, Verdict, last_layer, layer_name, left, sizes
 
 
 @dataclass
@@ -49,14 +30,14 @@ class _Chain:
     most: float = math.inf
     entered: float = 0.0
 
-    def left(self, node: Node) -> str:
+    def gone(self, node: Node) -> str:
         """Name the side on which a node has left what its size is held against."""
         rms, units = min(self.start.signal.rms, self.most), math.sqrt(self.start.units)
-        now = _sizes(node.signal, node.units)
-        word = _left(now, (rms, rms * units), self.least)
+        now = sizes(node.signal, node.units)
+        word = left(now, (rms, rms * units), self.least)
         if word == "explodes":
             rms = max(rms, self.entered)
-            word = _left(now, (rms, rms * units))
+            word = left(now, (rms, rms * units))
         return word
 
 
@@ -68,7 +49,7 @@ def scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
         spoilt: nodes of which something worse was said, and what follows them.
     """
     chains: dict[int, _Chain] = {}
-    inside, steps = flow.in_branches(), _steps(flow)
+    inside, steps = flow.in_branches(), growth_steps(flow)
     for node in flow:
         prior = [chains[n.number] for n in flow.before(node) if n.number in chains]
         fresh = not prior or (node.parts is not None and flow.normed(node.number))
@@ -84,7 +65,7 @@ def scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
         )
         if verdict:
             chain.told = verdict.grave or not fresh
-            grown = verdict.word == "explodes" and _grows(steps.get(node.number, []))
+            grown = verdict.word == "explodes" and grows(steps.get(node.number, []))
             yield replace(verdict, cause=RESIDUAL) if grown else verdict
 
 
@@ -120,7 +101,7 @@ def _first_step(flow: Flow, node: Node, small: bool) -> Verdict | None:
     behind = [n for n in flow if node.number in flow.ancestors(n.number)]
     held = bool(behind) and all(flow.held(n) < math.inf for n in flow.behind(node))
     anew = (held and word == "explodes") or any(n.normalizes for n in behind)
-    return _by_itself(node, word, not anew and not 1 / _FAR <= node.signal.rms <= _FAR)
+    return _by_itself(node, word, not anew and not 1 / FAR <= node.signal.rms <= FAR)
 
 
 def _later_step(flow: Flow, node: Node, chain: _Chain, inside: set[int]) -> Verdict | None:
@@ -132,7 +113,7 @@ def _later_step(flow: Flow, node: Node, chain: _Chain, inside: set[int]) -> Verd
         chain: what leads to it.
         inside: the nodes in residual branches, which may be small on purpose.
     """
-    word, first = chain.left(node), chain.start
+    word, first = chain.gone(node), chain.start
     if not node.parts and any(n.parts for n in flow.behind(node)):
         return None  # the sum is judged
     if word == "vanishes" and (node.number in inside or _comes_back(flow, node, first.signal.rms)):
@@ -158,9 +139,9 @@ def _of_itself(node: Node, before: list[Node]) -> str:
     if entering is None or not node.signal.count:
         return ""
     units = entering.count * node.units / node.signal.count
-    word = _left(_sizes(node.signal, node.units), _sizes(entering, units))
+    word = left(sizes(node.signal, node.units), sizes(entering, units))
     largest = max((each.signal.rms for each in before), default=0.0)
-    return "" if word == "explodes" and node.signal.rms <= _FAR * largest else word
+    return "" if word == "explodes" and node.signal.rms <= FAR * largest else word
 
 
 def _entering_rms(node: Node) -> float:
@@ -194,7 +175,7 @@ def _comes_back(flow: Flow, node: Node, rms: float) -> bool:
     """Tell whether what is behind a layer makes its differences large again: sin(30·x), say."""
     behind = (n for n in flow.behind(node) if flow.before(n) == [node])  # not beside others
     spreads = [n.facts.apart for n in behind if n.facts]
-    return bool(spreads) and math.sqrt(min(spreads)) * _FAR > rms
+    return bool(spreads) and math.sqrt(min(spreads)) * FAR > rms
 
 
 def _grew_in_front(flow: Flow, node: Node, first: Node) -> bool:
@@ -202,144 +183,17 @@ def _grew_in_front(flow: Flow, node: Node, first: Node) -> bool:
     if node.parts:
         return False
     streams = [n.signal.second_moment for n in flow.before(node) if n.parts]
-    return max(streams, default=0.0) > _GROWN * first.signal.second_moment
+    return max(streams, default=0.0) > GROWN * first.signal.second_moment
 
 
 def _scale_verdict(flow: Flow, node: Node, first: Node, word: str) -> Verdict:
     ratio = node.signal.rms / first.signal.rms
-    text = f"the rms of its output is {ratio:.3g} times that of {_name(flow, first)}"
+    text = f"the rms of its output is {ratio:.3g} times that of {layer_name(flow, first)}"
     if node.parts:
-        text = f"its sum has {ratio:.3g} times the rms of that of {_name(flow, first)}"
-        return Verdict(_last_layer(flow, node), word, text, _LAYERS)
+        text = f"its sum has {ratio:.3g} times the rms of that of {layer_name(flow, first)}"
+        return Verdict(last_layer(flow, node), word, text, "11, layers")
     # A small last layer is often wanted: its outputs begin near zero. But by its own weights.
     entering = node.facts.entering if node.facts else None
-    lost_before = entering is not None and entering.rms < first.signal.rms / _FAR
+    lost_before = entering is not None and entering.rms < first.signal.rms / FAR
     grave = word == "explodes" or bool(flow.behind(node)) or lost_before
     return Verdict(node, word, text, "6, fix", grave)
-
-
-def gradients(flow: Flow, silent: set[int], small: set[int], large: set[int]) -> Iterator[Verdict]:
-    """Compare the gradients of sums with where they came in, against the way of the signal.
-
-    Behind a layer that is small on purpose they begin anew, but for those that are gone; in front
-    of one that makes the signal explode they follow from that.
-
-    Args:
-        flow: of one run.
-        silent: nodes whose weights are zero on purpose: no gradient passes them yet.
-        small: nodes that are small on purpose.
-        large: nodes that make the signal explode.
-    """
-    quiet = silent.union(*(flow.ancestors(number) for number in silent))
-    chains: dict[int, _Chain] = {}
-    inside = flow.in_branches()
-    for node in reversed(list(flow)):
-        grad = node.row.grad if node.row else None
-        if not node.multiplies or grad is None:
-            continue
-        behind = _differentiated(flow.behind(node, through_sums=True))
-        prior = [chains[n.number] for n in behind if n.number in chains]
-        pooled = any(n.positions != node.positions for n in behind)
-        wanted = bool(grad.rms) and all(n.number in small for n in behind)
-        fresh = not prior or pooled or wanted or any(n.normalizes for n in behind)
-        first = node if fresh else max((c.start for c in prior), key=_gradient_rms)
-        told = any(c.told for c in prior) and not fresh
-        chain = chains[node.number] = _Chain(first, told or node.number in large)
-        source = first.row.grad if first.row and first.row.grad else grad
-        word = _left(_sizes(grad, node.units), _sizes(source, first.units))
-        if not word or told or (word == "vanishes" and node.number in inside):
-            continue
-        if not grad.rms and node.number in quiet:
-            continue
-        chain.told = True
-        text = (
-            f"the gradient at the output of {_name(flow, node)} has "
-            f"{grad.rms / (source.rms or 1):.3g} times the rms of that at {_name(flow, first)}"
-        )
-        yield Verdict(max(behind, key=_handed_back), f"gradient {word}", text, "9, backward")
-
-
-def _differentiated(behind: list[Node]) -> list[Node]:
-    """Leave out layers that no gradient came into, if it came into others: a second head."""
-    return [node for node in behind if _gradient_rms(node)] or behind
-
-
-def residual_growth(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
-    """Find sums that grow at each block, with no normalization in between.
-
-    Args:
-        flow: of one run.
-        spoilt: nodes of which something worse was said, and what follows them.
-    """
-    for number, steps in _steps(flow).items():
-        told = any(_grows(steps[:end]) for end in range(len(steps)))
-        if number not in spoilt and not told and steps[-1] >= _GROWTH and _grows(steps):
-            text = (
-                f"each block adds as much as it got: the sum's second moment has grown "
-                f"{math.prod(steps):.3g} times, with no normalization; scale branches by 1/√blocks"
-            )
-            layer = _last_layer(flow, flow.nodes[number])
-            yield Verdict(layer, "explodes", text, _LAYERS, False, RESIDUAL)
-
-
-def _steps(flow: Flow) -> dict[int, list[float]]:
-    """Find the factors by which the second moment of each stream has grown, sum by sum."""
-    steps: dict[int, list[float]] = {}
-    for node in flow:
-        if not node.counts or not node.parts or node.signal.nonfinite or flow.normed(node.number):
-            continue  # scores with a mask are no stream
-        stream = next((n for n in flow.before(node) if n.number in steps), None)
-        start = stream or _entering(flow, node)
-        if start is not None and start.signal.second_moment:
-            step = node.signal.second_moment / start.signal.second_moment
-            steps[node.number] = [*steps.get(start.number, []), step]
-    return steps
-
-
-def _grows(steps: list[float]) -> bool:
-    """Tell a stream that grows by its blocks in general, whatever a single one of them does."""
-    return len(steps) > 1 and median_low(steps) ** len(steps) >= _GROWN
-
-
-def _entering(flow: Flow, node: Node) -> Node | None:
-    """Find what a first block adds to: the earliest in front of its sum."""
-    return next(iter(flow.before(node)), None)
-
-
-def _last_layer(flow: Flow, node: Node) -> Node:
-    """Name a sum by the last layer with weights in it, or what stands in its place."""
-    if node.row:
-        return node
-    layers = [n for n in flow.before(node) if n.row and n.counts] or flow.layers(node.sources)
-    return layers[-1] if layers else node
-
-
-def _sizes(moments: Moments, units: float) -> tuple[float, float]:
-    """Return rms of an entry and norm of one input's entries: widths change one or the other."""
-    return moments.rms, moments.rms * math.sqrt(units)
-
-
-def _left(now: tuple[float, float], start: tuple[float, float], least: float = 1.0) -> str:
-    """Name the side on which both sizes have left [1/10, 10], with less below where that is due."""
-    if not all(map(math.isfinite, (*now, *start))) or not all(start):
-        return ""
-    ratios = [a / b for a, b in zip(now, start, strict=True)]
-    if min(ratios) > _FAR:
-        return "explodes"
-    return "vanishes" if max(ratios) < least / _FAR else ""
-
-
-def _gradient_rms(node: Node) -> float:
-    return node.row.grad.rms if node.row and node.row.grad else 0.0
-
-
-def _handed_back(node: Node) -> float:
-    """Return the size of the gradient that a layer sends to what stands in front of it."""
-    row = node.row
-    by_weight = row.weight.second_moment * (row.fan_out or 1.0) if row and row.weight else 1.0
-    return by_weight * _gradient_rms(node) ** 2
-
-
-def _name(flow: Flow, node: Node) -> str:
-    row = _last_layer(flow, node).row
-    return row.name if row else ""

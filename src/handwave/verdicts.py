@@ -7,17 +7,13 @@ from torch import nn
 
 from handwave.flows import Flow
 from handwave.functions import kind_of
+from handwave.gradients import gradients
+from handwave.growth import RESIDUAL, residual_growth
 from handwave.moments import Moments
 from handwave.nodes import Node
 from handwave.nonfinite import at_the_end, gradient_not_finite, not_finite
-from handwave.scales import (
-    RESIDUAL,
-    Verdict,
-    gradients,
-    residual_growth,
-    scales,
-    small_at_the_end,
-)
+from handwave.scales import scales, small_at_the_end
+from handwave.sizes import Verdict
 
 # Shares: of entries at an end of an activation's range; of spread in the second moment.
 _NEARLY_ALL, _HALF_OF_THEM, _COLLAPSED = 0.9, 0.5, 1e-4
