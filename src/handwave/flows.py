@@ -127,6 +127,15 @@ class Flow:
     def _leads(self, number: int, to: frozenset[int]) -> bool:
         return number in to or any(number in self.ancestors(each) for each in to)
 
+    def gets_out(self, node: Node) -> bool:
+        """Tell whether a way leads from a node to what the model returns past all norms."""
+        found = self._nearest(
+            self.ends.main,
+            lambda n: () if n.normalizes else n.sources,
+            lambda n: n.number == node.number,
+        )
+        return bool(found)
+
     def noisy(self, node: Node) -> bool:
         """Tell whether dropout behind a layer makes its outputs differ from input to input."""
         behind = (n.module for n in self if node.number in self.ancestors(n.number))

@@ -4,6 +4,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from handwave.nested import tensors
+from handwave.running import has_numbers
+
 Kind = type[nn.Module] | None
 
 # Underscores left out, torch's functions are named as its modules: F.leaky_relu, x.relu_().
@@ -16,6 +19,9 @@ _MEASURING = {"batchnorm": ("training", False), "instancenorm": ("use_input_stat
 _PLACE = 5  # of that option, in both
 
 PRODUCTS = {"mul", "mul_", "__mul__", "__imul__", "__rmul__", "multiply"}
+# So much less than before do the sizes of rows differ behind a norm, one by the largest entry too.
+_EVENED = 0.7
+
 # How a norm is written out: x / x.std(-1, keepdim=True), or times the inverse.
 _QUOTIENTS = {"div", "div_", "__truediv__", "__itruediv__", "divide", "true_divide"}
 
@@ -50,24 +56,22 @@ def kind_of(module: nn.Module | None) -> Kind:
     return module.kind if isinstance(module, Applied) else type(module)
 
 
-def function(
-    func: Any, args: Any, kwargs: Any, operands: list[Tensor], together: bool
-) -> nn.Module | None:
+def function(func: Any, args: Any, kwargs: Any, result: Any, together: bool) -> nn.Module | None:
     """Tell an activation or a norm that is called as a function.
 
     Args:
         func: what is called.
         args: what it was given by position.
         kwargs: what it was given by name.
-        operands: the tensors that it was given.
+        result: what it returned.
         together: whether these came from the same layers.
     """
-    called = getattr(func, "__name__", "")
+    operands, called = list(tensors((args, kwargs))), getattr(func, "__name__", "")
     name = called.replace("_", "")
     if name in _MEASURING and not _measures(name, args, kwargs):
         return None
-    written = called in PRODUCTS | _QUOTIENTS and together and _by_fewer(operands)
-    if name in _NORMS or written:
+    written = called in PRODUCTS | _QUOTIENTS and together and len(operands) == 2
+    if name in _NORMS or (written and _by_size(result, operands)):
         return AppliedNorm()
     # Of one tensor alone; that may stand there twice.
     if name not in _ACTIVATIONS or any(operand is not operands[0] for operand in operands):
@@ -89,7 +93,23 @@ def _clamping(name: str, args: Any, kwargs: Any) -> Kind:
     return nn.Hardtanh if both else None
 
 
-def _by_fewer(operands: list[Tensor]) -> bool:
-    """Tell a product with, or a quotient by, fewer numbers: a size of theirs."""
-    numbers = [operand.numel() for operand in operands]
-    return len(numbers) == 2 and min(numbers) < max(numbers)
+def _by_size(result: Any, operands: list[Tensor]) -> bool:
+    """Tell a product with, or a quotient by, fewer numbers that makes rows one size."""
+    few, many = sorted(operands, key=Tensor.numel)
+    if few.numel() == many.numel() or not all(map(has_numbers, (few, many, result))):
+        return False
+    if few.numel() == 1:
+        return True
+    shape = (1,) * (many.dim() - few.dim()) + tuple(few.shape)
+    axes = [axis for axis, size in enumerate(shape) if size == 1 < many.shape[axis]]
+    if not axes:
+        return False
+    before, after = (
+        _unequal(each.detach().double().square().mean(axes)) for each in (many, result)
+    )
+    return after < _EVENED * before
+
+
+def _unequal(sizes: Tensor) -> float:
+    """Return the standard deviation of positive numbers over their mean."""
+    return float(sizes.std(correction=0) / sizes.mean().clamp_min(1e-30))

@@ -88,6 +88,7 @@ class _Witness:
                 at_the_ends=at_the_ends(module, made),
                 known=self.streams.known(given),
                 normed=self.streams.normed(output),
+                varied=any(map(_differs, (t for t in given[:1] if not t.is_floating_point()))),
             )
         return replace(facts, node=self.streams.born([output]))
 

@@ -280,6 +280,8 @@ def _without(result: Any) -> str:
     """Say why there is nothing to measure in what a layer returned."""
     if isinstance(result, Tensor) and transformed(result):
         return "inside a transform of torch.func: nothing to measure"
+    if isinstance(result, Tensor) and result.is_floating_point():
+        return "sparse, nested or of one byte an entry: nothing to measure"
     return "no floating output"
 
 

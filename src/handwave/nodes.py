@@ -1,12 +1,13 @@
 """One call of a layer, or one step between layers, and what was seen of it."""
 
+import copy
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from handwave.expecting import Expected
@@ -39,6 +40,7 @@ class Facts:
         at_the_ends: share of the output's entries at an end of the activation's range.
         known: whether all that entered came from nodes or from outside.
         normed: whether a norm that it called as a function made its output.
+        varied: of whole numbers that enter, whether these differ between inputs.
     """
 
     node: int
@@ -50,6 +52,7 @@ class Facts:
     at_the_ends: float
     known: bool = True
     normed: bool = False
+    varied: bool | None = None
 
     @property
     def apart(self) -> float:
@@ -144,12 +147,12 @@ class Node:
         module, plain = self.module, not self.normalizes and not self.multiplies
         if module is None or not plain or any(True for _ in module.parameters()):
             return inf
-        try:
-            found = module(_FAR_OUT).abs()
-        except Exception:  # whatever a module raises that takes no two numbers
+        try:  # on a copy, past its hooks: it may take notes
+            found = copy.deepcopy(module).forward(_FAR_OUT).abs()
+            held = found.shape == _FAR_OUT.shape and bool((found <= _BOUNDED).all())
+            return float(found.max()) if held else inf
+        except (Exception, SystemExit):  # whatever a module raises that takes no eight numbers
             return inf
-        same = isinstance(found, Tensor) and found.shape == _FAR_OUT.shape
-        return float(found.max()) if same and bool((found <= _BOUNDED).all()) else inf
 
     @property
     def counts(self) -> bool:

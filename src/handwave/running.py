@@ -189,8 +189,12 @@ def first_floating(value: Any) -> Tensor | None:
 
 
 def has_numbers(tensor: Tensor) -> bool:
-    """Tell a floating tensor, but for what a transform of torch.func (vmap, grad) stands in for."""
-    return tensor.is_floating_point() and not transformed(tensor)
+    """Tell a floating tensor that torch can sum up: not sparse, nested, of one byte an entry.
+
+    Nor what a transform of torch.func (vmap, grad) stands in for.
+    """
+    known = tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_nested
+    return known and tensor.dtype.itemsize > 1 and not transformed(tensor)
 
 
 def transformed(tensor: Tensor) -> bool:

@@ -4,7 +4,12 @@ import math
 
 from torch import Tensor, nn
 
-from handwave.functions import kind_of
+from handwave.functions import Applied, kind_of
+
+MASK = -1e3  # and below: what takes a score out of a softmax
+
+# Share of a gate's numbers at its upper end from which on it is saturated, and not just shut.
+_OPEN = 0.05
 
 # Where activations end, and how near counts: there the slope is below 2 % of its largest.
 _ENDS = {
@@ -30,3 +35,29 @@ def at_the_ends(module: nn.Module, output: Tensor) -> float:
         return 0.0
     outside = (output <= low) | (output >= high)
     return float(outside.double().mean())
+
+
+def at_the_ends_between(called: Applied, output: Tensor) -> float:
+    """Return that share of what an activation made that was called as a function.
+
+    A gate that is shut for most, of attention say, is no loss: of those whose lower end is 0,
+    some must stand at the upper one.
+    """
+    low, high = _ENDS.get(called.kind, (0.0, 1.0))
+    shut = low >= 0 and called.kind is not nn.Hardtanh
+    if shut and float((output >= high).double().mean()) < _OPEN:
+        return 0.0
+    return at_the_ends(called, output)
+
+
+def dead(given: Tensor, output: Tensor) -> float:
+    """Return the share of numbers of an activation that are 0 for all inputs, and were not masked.
+
+    Args:
+        given: what it was called on; what is far below all others there was masked.
+        output: what it made; without an axis for the inputs, nothing is dead.
+    """
+    if output.dim() < 2 or given.shape != output.shape:
+        return 0.0
+    alive = (output != 0) | (given <= MASK)
+    return 1 - float(alive.any(0).double().mean())

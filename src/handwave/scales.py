@@ -96,11 +96,11 @@ def _first_step(flow: Flow, node: Node, small: bool) -> Verdict | None:
     if not word or (word == "vanishes" and small) or not all(n.normalizes for n in norms):
         return None
     if norms:
-        large = _of_itself(node, norms) == "explodes" and not node.mostly_bias
+        large = _of_itself(node, norms) == "explodes" and (node.large_bias or not node.mostly_bias)
         return _by_itself(node, word, large)
-    behind = [n for n in flow if node.number in flow.ancestors(n.number)]
-    held = bool(behind) and all(flow.held(n) < math.inf for n in flow.behind(node))
-    anew = (held and word == "explodes") or any(n.normalizes for n in behind)
+    behind = flow.behind(node)
+    held = bool(behind) and all(flow.held(n) < math.inf for n in behind)
+    anew = (held and word == "explodes") or not flow.gets_out(node)
     return _by_itself(node, word, not anew and not 1 / FAR <= node.signal.rms <= FAR)
 
 

@@ -39,11 +39,11 @@ def left(now: tuple[float, float], start: tuple[float, float], least: float = 1.
 
 
 def last_layer(flow: Flow, node: Node) -> Node:
-    """Name a sum by the last layer with weights in it, or what stands in its place."""
+    """Name a sum by the layer that makes most of it, or what stands in its place."""
     if node.row:
         return node
     layers = [n for n in flow.before(node) if n.row and n.counts] or flow.layers(node.sources)
-    return layers[-1] if layers else node
+    return max(reversed(layers), key=lambda n: n.signal.second_moment, default=node)
 
 
 def layer_name(flow: Flow, node: Node) -> str:

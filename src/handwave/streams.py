@@ -14,12 +14,10 @@ from handwave.functions import PRODUCTS, Applied, AppliedNorm, function
 from handwave.moments import Moments
 from handwave.nested import tensors
 from handwave.running import has_numbers
-from handwave.saturation import at_the_ends
-from handwave.totals import quick_moments, zeros
+from handwave.saturation import MASK, at_the_ends_between, dead
+from handwave.totals import quick_moments
 
 _ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
-
-_MASK = -1e3  # and below: what takes a score out of a softmax
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Step:
         units: entries of one input's.
         parts: of a sum of two outputs of the same shape, the nodes that each came from.
         function: an activation or a norm that was called as a function.
-        zeros: of an activation, the share of zeros that it made.
+        zeros: of an activation, the share of its numbers that are 0 for all inputs.
         at_the_ends: the share of what stands at an end of its range.
     """
 
@@ -111,10 +109,10 @@ class Streams(TorchFunctionMode):
             one, other = (each or frozenset() for each in before)
             self._step(result, one | other, parts=(one, other))
             return result
-        called = function(func, args, kwargs, operands, len(set(before)) == 1)
+        called = function(func, args, kwargs, result, len(set(before)) == 1)
         sources = frozenset().union(*filter(None, before))
         if called and isinstance(result, Tensor) and result.numel() and has_numbers(result):
-            self._step(result, sources, function=called)
+            self._step(result, sources, function=called, **_blocked(called, operands[0], result))
             return result
         if name in PRODUCTS and len(before) == 2:
             self._gate(*before)
@@ -132,13 +130,18 @@ class Streams(TorchFunctionMode):
                 self.steps[place] = replace(self.steps[place], zeros=0.0, at_the_ends=0.0)
 
     def _step(self, result: Tensor, sources: frozenset[int], **what: Any) -> None:
-        made, units = result.detach(), math.prod(result.shape[1:])
-        if isinstance(called := what.get("function"), Applied):
-            what |= {"zeros": zeros(made), "at_the_ends": at_the_ends(called, made)}
-        signal = quick_moments(made, 1e-4)
+        signal, units = quick_moments(result.detach(), 1e-4), math.prod(result.shape[1:])
         node = self.born([result])
         self._steps[node] = len(self.steps)
         self.steps.append(Step(node, sources, signal, units, **what))
+
+
+def _blocked(called: nn.Module, given: Tensor, result: Tensor) -> dict[str, float]:
+    """Say of an activation through how much of it no gradient comes back."""
+    if not isinstance(called, Applied):
+        return {}
+    ends = at_the_ends_between(called, result.detach())
+    return {"zeros": dead(given.detach(), result.detach()), "at_the_ends": ends}
 
 
 def _is_learned(operand: Tensor) -> bool:
@@ -161,4 +164,4 @@ def _adds(operands: list[Tensor], before: list[frozenset[int] | None]) -> bool:
 def _is_mask(operand: Tensor) -> bool:
     """Tell what is added to scores: nothing, or a number far below all of them."""
     least = float(operand.detach().min())
-    return least <= _MASK and bool(((operand == 0) | (operand == least)).all())
+    return least <= MASK and bool(((operand == 0) | (operand == least)).all())

@@ -38,10 +38,11 @@ def verdicts(flow: Flow, hopeless: set[int], silent: set[int]) -> Iterator[Verdi
     looked = (each for node in judged for each in (*_at(flow, node), *_stopped(flow, node)))
     wanted = silent & {node.number for node in flow if not flow.behind(node)}
     found += _first_of_each(flow, (each for each in looked if each.node.number not in wanted))
-    worse = (verdict for verdict in found if verdict.grave or verdict.word == "collapsed")
+    worse = (v for v in found if v.grave or (v.word == "collapsed" and not flow.behind(v.node)))
     spoilt = hopeless | {verdict.node.number for verdict in worse}
     spoilt |= {node.number for node in flow if flow.ancestors(node.number) & spoilt}
-    found += [*scales(flow, spoilt | silent), *residual_growth(flow, spoilt)]
+    found += _first_of_each(flow, scales(flow, spoilt | silent))
+    found += residual_growth(flow, spoilt)
     if not hopeless and not any(verdict.grave for verdict in found) and not silent & flow.last:
         found += _one_for_all(flow)
     yield from found
@@ -76,13 +77,13 @@ def _first_of_each(flow: Flow, found: Iterable[Verdict]) -> list[Verdict]:
     """Leave out what was said of a layer in front already, or of an earlier call of the same."""
     kept: list[Verdict] = []
     for verdict in found:
-        before, module = flow.ancestors(verdict.node.number), verdict.node.module
+        node, before = verdict.node, flow.ancestors(verdict.node.number)
         passed_on = verdict.word in ("overflows in float16", "collapsed")
+        earlier = (k for k in kept if k.word == verdict.word and k.grave >= verdict.grave)
         if not any(
-            k.word == verdict.word
-            and k.node.number in before
-            and (passed_on or k.node.module is module)
-            for k in kept
+            (k.node.number in before and passed_on)
+            or (k.node.module is node.module and (node.multiplies or k.node.number in before))
+            for k in earlier
         ):
             kept.append(verdict)
     return kept
@@ -117,7 +118,11 @@ def _stopped(flow: Flow, node: Node) -> Iterator[Verdict]:
         return
     told, whose, kind = node, "its output", kind_of(node.module)
     if not node.row and kind:
-        told, whose = before[-1], f"what the {kind.__name__} behind it hands on"
+        told = max(before, key=lambda n: n.signal.second_moment)
+        whose = f"what the {kind.__name__} behind it hands on"
+    passed = not node.row and told.row and told.row.grad and told.row.grad.rms
+    if node.zeros == 1 and passed:
+        return  # a gradient comes another way: the hinge of a loss
     if node.zeros >= _NEARLY_ALL:
         text = f"{node.zeros:.0%} of {whose} is zero: no gradient passes there"
         yield Verdict(told, "dead units", text, "7, relu")
@@ -172,8 +177,10 @@ def _ends_differences(node: Node) -> bool:
     row, facts = node.row, node.facts
     if row is None or facts is None or row.spread is None:
         return False
-    before = facts.entering is None or facts.apart > _COLLAPSED * facts.entering.second_moment
-    return before and row.spread <= _COLLAPSED * row.signal.second_moment
+    before = facts.varied
+    if facts.entering is not None:
+        before = facts.apart > _COLLAPSED * facts.entering.second_moment
+    return bool(before) and row.spread <= _COLLAPSED * row.signal.second_moment
 
 
 def _collapses(node: Node) -> bool:
