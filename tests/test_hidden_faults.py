@@ -1,6 +1,7 @@
 """Faults that something hides, and healthy parts that stand beside a fault: who is named."""
 
 import math
+import types
 from typing import Any
 
 import pytest
@@ -357,3 +358,197 @@ def test_a_branch_that_ends_in_zeros_and_a_bias_is_no_collapse():
     for block in (model[1], model[2]):
         nn.init.uniform_(block.b.bias, -0.1, 0.1)
     assert told(model) == []
+
+
+def gate_then_stack(self, x):
+    h = self.b(self.a(x) * torch.sigmoid(self.gate(x)))
+    for name in ("one", "two", "three"):
+        h = F.relu(getattr(self, name)(h))
+    return self.o(h)
+
+
+def gated_stack() -> Any:
+    layers = {name: linear(gain=2**0.5) for name in ("one", "two", "three")}
+    gate = linear(gain=0.005, bias=1.0)
+    return Own(gate_then_stack, a=linear(), gate=gate, b=linear(), o=linear(), **layers)
+
+
+@pytest.mark.parametrize("backward", [True, False])
+def test_a_gate_that_is_the_same_for_all_hides_nothing_behind_it(backward):
+    model = gated_stack()
+    report = hw.audit(model, X, backward=backward)
+    assert report.ok
+    assert ("gate", "collapsed") in [(f.layer, f.verdict) for f in report.findings]
+    model.two.weight.data.mul_(1000)
+    report = hw.audit(model, X, backward=backward)
+    assert ("two", "explodes") in [(f.layer, f.verdict) for f in report.failures]
+
+
+def test_a_bias_that_drowns_the_stream_is_a_failure():
+    def residual(self, x):
+        h = self.i(x)
+        for k in range(4):
+            h = h + getattr(self, f"b{k}")(F.relu(getattr(self, f"a{k}")(h)))
+        return self.o(h)
+
+    layers = {f"{side}{k}": linear(gain=0.5) for side in "ab" for k in range(4)}
+    model: Any = Own(residual, i=linear(), o=linear(), **layers)
+    assert told(model) == []
+    nn.init.constant_(model.b0.bias, -30.0)
+    assert "b0" in [name for name, _ in told(model)]
+
+
+def test_a_dead_gate_behind_a_norm_is_a_failure():
+    def glu(self, x):
+        h = F.rms_norm(self.i(x), (64,))
+        return self.o(x + self.w(F.silu(self.g(h)) * self.v(h)))
+
+    model: Any = Own(glu, **{name: linear() for name in "igvwo"})
+    assert told(model) == []
+    nn.init.constant_(model.g.bias, -30.0)
+    assert "g" in [name for name, _ in told(model)]
+
+
+class Observed(nn.Module):
+    """Hands on what it gets, and takes notes in an object that nobody restores."""
+
+    def __init__(self, notes: list[Any]) -> None:
+        super().__init__()
+        self.notes = types.SimpleNamespace(seen=notes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.notes.seen.append(float(x.detach().abs().max()))
+        return x
+
+
+def test_nobody_is_asked_about_numbers_that_were_not_there():
+    notes, shapes = [], []
+    model = nn.Sequential(linear(), Observed(notes), nn.Tanh(), linear(), nn.Tanh(), linear())
+    model[2].register_forward_hook(lambda module, args, out: shapes.append(tuple(out.shape)))
+    hw.audit(model, X)
+    assert max(notes) < 100
+    assert shapes == [(64, 64)]
+
+
+def softly(scores):
+    return torch.sigmoid(scores - math.log(1024)) @ torch.ones(1024, 64)
+
+
+def local(scores):
+    near = torch.ones(64, 64).triu(-1).tril(1).bool()
+    return F.relu(scores[:, :64].masked_fill(~near, -math.inf))
+
+
+def hats(scores):
+    return F.relu(1 - (scores[..., None] - torch.linspace(-3, 3, 25)).abs() / 0.25).flatten(1)
+
+
+def sparsely(scores):
+    return F.relu(scores - scores.topk(5).values[:, -1:].detach())
+
+
+@pytest.mark.parametrize("function", [softly, local, hats, sparsely])
+def test_what_is_mostly_zero_by_design_is_neither_dead_nor_saturated(function):
+    wide = 1024 if function is softly else 64
+    made = function(torch.zeros(64, wide)).shape[1]
+    model = Own(lambda s, x: s.o(function(s.a(x))), a=linear(64, wide), o=linear(made, 10))
+    words = {word for _, word in told(model)}
+    assert not words & {"dead units", "saturated"}
+
+
+def test_the_hinge_of_a_loss_is_not_dead():
+    def forward(self, x):
+        z = self.a(x)
+        unlike = z.T @ z / len(z) - torch.eye(64)
+        return self.b(z).square().mean() + F.relu(unlike - 50.0).sum() + F.relu(z.mean() - 5.0)
+
+    assert told(Own(forward, a=linear(), b=linear())) == []
+
+
+def test_positions_first_are_not_what_the_inputs_became():
+    def forward(self, tokens):
+        positions = self.pe(torch.arange(16).expand(len(tokens), 16))
+        return positions, self.o(self.te(tokens) + positions)
+
+    model = Own(forward, pe=nn.Embedding(16, 8), te=nn.Embedding(50, 8), o=linear(8, 8))
+    assert told(model, torch.randint(0, 50, (32, 16))) == []
+
+
+@pytest.mark.parametrize("wrong", ["a", "b"])
+def test_of_a_sum_in_an_activation_the_large_part_is_named(wrong):
+    def forward(self, x):
+        return self.o(torch.tanh(self.a(x) + self.b(x)))
+
+    model: Any = Own(forward, a=linear(), b=linear(), o=linear())
+    assert told(model) == []
+    getattr(model, wrong).weight.data.mul_(100)
+    assert (wrong, "saturated") in told(model)
+
+
+def test_a_cell_that_explodes_is_told_once():
+    def cell(self, x):
+        h = torch.zeros_like(x)
+        for _ in range(4):
+            h = F.relu(self.x(x) + self.h(h))
+        return h
+
+    model: Any = Own(cell, x=linear(), h=linear(gain=0.5))
+    model.x.weight.data.mul_(100)
+    assert told(model).count(("x", "explodes")) == 1
+    assert not [name for name, word in told(model) if "#" in name and word == "explodes"]
+
+
+def masked(h):
+    return h * (h.abs().sum(-1, keepdim=True) > 0).to(h)
+
+
+def halved(h):
+    return F.pad(h[:, :63] * h[:, 63:], (0, 1))
+
+
+@pytest.mark.parametrize("function", [masked, halved])
+def test_a_product_with_fewer_numbers_is_no_norm(function):
+    model: Any = Own(
+        lambda s, x: s.d(s.c(function(s.b(s.a(x))))), **{name: linear() for name in "abcd"}
+    )
+    model.b.weight.data.mul_(100)
+    assert ("b", "explodes") in told(model)
+
+
+def test_a_norm_beside_the_way_out_excuses_no_stream():
+    def forward(self, x):
+        h = self.e(x)
+        return self.o(h + self.b(F.layer_norm(h, (64,))))
+
+    model: Any = Own(forward, e=linear(), b=linear(gain=0.1), o=linear())
+    assert told(model) == []
+    model.e.weight.data.mul_(100)
+    assert ("e", "explodes") in told(model)
+
+
+def jagged(h):
+    rows = torch.nested.as_nested_tensor([*h], layout=torch.jagged)
+    return rows.relu().to_padded_tensor(0.0)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda h: h.to_sparse().relu().to_dense(),
+        lambda h: (h.to_sparse() + h.to_sparse()).to_dense(),
+        lambda h: (
+            torch.nested.as_nested_tensor([*h], layout=torch.jagged).relu().to_padded_tensor(0.0)
+        ),
+        lambda h: h.to(torch.float8_e4m3fn).to(h.dtype),
+    ],
+    ids=["sparse", "sum", "jagged", "float8"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_torch_cannot_sum_up_is_passed_over(between):
+    model = Own(lambda s, x: s.o(between(s.a(x))), a=linear(), o=linear())
+    assert hw.audit(model, X, backward=False).ok
+
+
+def test_a_row_that_torch_cannot_sum_up_says_so():
+    model = nn.Sequential(linear(), Own(lambda s, x: x.to_sparse()), Own(lambda s, x: x.to_dense()))
+    assert "nothing to measure" in hw.measure(model, X)["1"].note
