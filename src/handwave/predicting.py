@@ -41,8 +41,9 @@ def predict(model: nn.Module, inputs: Inputs | Moments, backward: bool = False) 
     Gaussian; for the mean of a weight to matter, inputs independent of one another too. Sound
     for fresh weights; trained ones have more structure than two moments. Of images that are one
     colour nearly everywhere, or bright and smooth, behind a norm over the batch or over groups,
-    few numbers make all that varies: second moments are up to 10 % off there, averages of a whole
-    map behind a norm over groups up to 25 %, and a band may be half as wide as it should be.
+    few numbers make all that varies: second moments are up to 10 % off there, gradients up to 15 %,
+    averages of a whole map behind a norm over groups up to 25 %, and a band may be half as wide as
+    it should be.
 
     Raises:
         TypeError: the model is no module; inputs are of another kind, or not what its forward
