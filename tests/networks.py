@@ -203,4 +203,4 @@ def flow_of(model: nn.Module, inputs: Any) -> Flow:
     witness.given(model, inputs, {})
     with witness.streams:
         trace, seen = record(model, inputs, backward=False, look=witness)
-    return Flow(_calls(trace, seen), witness.streams.steps)
+    return Flow(_calls(trace, seen), witness.streams.steps.values())

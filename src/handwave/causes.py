@@ -122,8 +122,8 @@ def _is_cut_off(flow: Flow, node: Node) -> bool:
     """Tell a layer that no gradient reaches, and not because of zeros behind it that will learn."""
     if node.row is None or node.row.grad is None or node.row.grad.rms:
         return False
-    after = (n for n in flow if n.multiplies and node.number in flow.ancestors(n.number))
-    return not any(_is_zero(n) and n.facts and _differs(n.facts) for n in after)
+    after = (n for n in flow.descendants(node) if n.multiplies and _is_zero(n))
+    return not any(n.facts and _differs(n.facts) for n in after)
 
 
 def _is_zero(node: Node) -> bool:

@@ -37,15 +37,16 @@ class Ends:
     differs: bool | None = None
 
 
-def _between(steps: list[Step], taken: frozenset[int]) -> Iterator[Node]:
+def _between(steps: Iterable[Step], taken: frozenset[int]) -> Iterator[Node]:
     """Turn steps into nodes, without functions that a layer called for itself.
 
     Args:
         steps: what was seen between layers, and in them.
         taken: the nodes that layers take, or the model's first output came from.
     """
-    wanted = reached = taken
-    for s in reversed(steps):
+    # What leads there, and what leads to any sum: a loss's too.
+    reached = wanted = taken
+    for s in reversed(list(steps)):
         aside = s.node not in (taken if s.parts else reached)
         if s.node in reached:
             reached |= s.sources
@@ -63,7 +64,7 @@ class Flow:
     def __init__(
         self,
         calls: Iterable[tuple[Layer, nn.Module, Facts]],
-        steps: list[Step],
+        steps: Iterable[Step],
         ends: Ends = Ends(),
     ) -> None:
         self.ends = ends
@@ -95,6 +96,10 @@ class Flow:
             lambda n: self._feeds.get(n.number, set()),
             _stops(through_sums),
         )
+
+    def descendants(self, node: Node) -> Iterator[Node]:
+        """Find all that a node's output leads to."""
+        return (each for each in self if node.number in self.ancestors(each.number))
 
     @property
     def last(self) -> set[int]:
@@ -138,14 +143,14 @@ class Flow:
 
     def noisy(self, node: Node) -> bool:
         """Tell whether dropout behind a layer makes its outputs differ from input to input."""
-        behind = (n.module for n in self if node.number in self.ancestors(n.number))
+        behind = (n.module for n in self.descendants(node))
         return any(isinstance(module, _DropoutNd) and module.training for module in behind)
 
     def leads_around(self, node: Node) -> bool:
         """Tell whether other ways lead to where a node's output goes."""
         if self.beside(node):
             return True
-        behind = [n.number for n in self if node.number in self.ancestors(n.number)]
+        behind = [n.number for n in self.descendants(node)]
         ways = frozenset().union(*map(self.ancestors, behind))
         return bool(ways - self.ancestors(node.number) - {node.number, *behind})
 

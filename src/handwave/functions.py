@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from handwave.nested import tensors
 from handwave.running import has_numbers
 
 Kind = type[nn.Module] | None
@@ -19,11 +18,9 @@ _MEASURING = {"batchnorm": ("training", False), "instancenorm": ("use_input_stat
 _PLACE = 5  # of that option, in both
 
 PRODUCTS = {"mul", "mul_", "__mul__", "__imul__", "__rmul__", "multiply"}
+QUOTIENTS = {"div", "div_", "__truediv__", "__itruediv__", "divide", "true_divide"}
 # So much less than before do the sizes of rows differ behind a norm, one by the largest entry too.
 _EVENED = 0.7
-
-# How a norm is written out: x / x.std(-1, keepdim=True), or times the inverse.
-_QUOTIENTS = {"div", "div_", "__truediv__", "__itruediv__", "divide", "true_divide"}
 
 
 class Applied(nn.Module):
@@ -56,22 +53,19 @@ def kind_of(module: nn.Module | None) -> Kind:
     return module.kind if isinstance(module, Applied) else type(module)
 
 
-def function(func: Any, args: Any, kwargs: Any, result: Any, together: bool) -> nn.Module | None:
+def function(func: Any, args: Any, kwargs: Any, operands: list[Tensor]) -> nn.Module | None:
     """Tell an activation or a norm that is called as a function.
 
     Args:
         func: what is called.
         args: what it was given by position.
         kwargs: what it was given by name.
-        result: what it returned.
-        together: whether these came from the same layers.
+        operands: the tensors among that.
     """
-    operands, called = list(tensors((args, kwargs))), getattr(func, "__name__", "")
-    name = called.replace("_", "")
+    name = getattr(func, "__name__", "").replace("_", "")
     if name in _MEASURING and not _measures(name, args, kwargs):
         return None
-    written = called in PRODUCTS | _QUOTIENTS and together and len(operands) == 2
-    if name in _NORMS or (written and _by_size(result, operands)):
+    if name in _NORMS:
         return AppliedNorm()
     # Of one tensor alone; that may stand there twice.
     if name not in _ACTIVATIONS or any(operand is not operands[0] for operand in operands):
@@ -93,8 +87,15 @@ def _clamping(name: str, args: Any, kwargs: Any) -> Kind:
     return nn.Hardtanh if both else None
 
 
-def _by_size(result: Any, operands: list[Tensor]) -> bool:
-    """Tell a product with, or a quotient by, fewer numbers that makes rows one size."""
+def evens(result: Any, operands: list[Tensor]) -> bool:
+    """Tell a product with, or a quotient by, fewer numbers that makes rows one size.
+
+    How a norm is written out: x / x.std(-1, keepdim=True), or times the inverse.
+
+    Args:
+        result: what the operation made.
+        operands: both, from the same layers.
+    """
     few, many = sorted(operands, key=Tensor.numel)
     if few.numel() == many.numel() or not all(map(has_numbers, (few, many, result))):
         return False

@@ -13,15 +13,19 @@ _GROWTH, GROWN = 1.5, 4.0
 
 RESIDUAL = "residual growth"
 
+# By node, the factors by which a stream's second moment has grown up to there.
+GrowthSteps = dict[int, list[float]]
 
-def residual_growth(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
+
+def residual_growth(flow: Flow, spoilt: set[int], growth: GrowthSteps) -> Iterator[Verdict]:
     """Find sums that grow at each block, with no normalization in between.
 
     Args:
         flow: of one run.
         spoilt: nodes of which something worse was said, and what follows them.
+        growth: of each stream.
     """
-    for number, steps in growth_steps(flow).items():
+    for number, steps in growth.items():
         told = any(grows(steps[:end]) for end in range(len(steps)))
         if number not in spoilt and not told and steps[-1] >= _GROWTH and grows(steps):
             text = (
@@ -32,9 +36,9 @@ def residual_growth(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
             yield Verdict(layer, "explodes", text, "11, layers", False, RESIDUAL)
 
 
-def growth_steps(flow: Flow) -> dict[int, list[float]]:
+def growth_steps(flow: Flow) -> GrowthSteps:
     """Find the factors by which the second moment of each stream has grown, sum by sum."""
-    steps: dict[int, list[float]] = {}
+    steps: GrowthSteps = {}
     for node in flow:
         if not node.counts or not node.parts or node.signal.nonfinite or flow.normed(node.number):
             continue  # scores with a mask are no stream

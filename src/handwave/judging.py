@@ -18,7 +18,7 @@ from handwave.nodes import Facts, Node
 from handwave.recipes import Cause
 from handwave.reports import Finding, Report
 from handwave.restoring import is_plain, nothing_left_behind
-from handwave.running import Inputs, arguments, first_floating, floating, on_cpu, transformed
+from handwave.running import Inputs, first_floating, floating, on_cpu, transformed
 from handwave.saturation import at_the_ends
 from handwave.streams import Streams
 from handwave.traces import Layer, Trace
@@ -44,9 +44,7 @@ def judged(model: nn.Module, inputs: Inputs, backward: bool) -> Report:
         after.remove()
     _check_measured(trace)
     ends = replace(witness.ends, given=sum(map(_not_finite, floating(inputs))))
-    if not _several(inputs):
-        ends = replace(ends, differs=None)
-    flow = Flow(_calls(trace, seen), witness.streams.steps, ends)
+    flow = Flow(_calls(trace, seen), witness.streams.steps.values(), ends)
     # A spectral norm takes a step each time it is looked at.
     with on_cpu(), nothing_left_behind(model):
         measured, predicted = _both(trace, seen, flow)
@@ -71,6 +69,7 @@ class _Witness:
     def __init__(self) -> None:
         self.streams = Streams()
         self.ends = Ends()
+        self.several = False  # whether there are inputs that differ
 
     def forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Facts:
         """Take down the facts of one call."""
@@ -97,6 +96,8 @@ class _Witness:
 
     def given(self, _: nn.Module, args: Any, kwargs: Any) -> None:
         """Know the inputs when they are met again."""
+        with torch._C.DisableTorchFunction():
+            self.several = any(map(_differs, tensors((args, kwargs))))
         self.streams.entered(tensors((args, kwargs)))
 
     def returned(self, _: nn.Module, args: Any, output: Any) -> None:
@@ -104,12 +105,12 @@ class _Witness:
 
         Scores are masked with -inf.
         """
+        first = first_floating(output)
         with torch._C.DisableTorchFunction():
             lost = [(t, _not_finite(t, masks=False)) for t in floating(output)]
+            differs = _differs(first) if self.several and first is not None else None
         sources = self.streams.sources([tensor for tensor, count in lost if count])
-        first = first_floating(output)
         main = frozenset() if first is None else self.streams.sources([first])
-        differs = None if first is None else _differs(first)
         self.ends = Ends(0, sum(count for _, count in lost), sources, main, differs)
 
 
@@ -130,12 +131,6 @@ def _differs(tensor: Tensor) -> bool | None:
         return None
     known = tensor.detach().double()
     return not torch.allclose(known, known[:1], rtol=_ROUNDING, atol=0.0, equal_nan=True)
-
-
-def _several(inputs: Inputs) -> bool:
-    """Tell whether there are inputs that differ."""
-    with torch._C.DisableTorchFunction():
-        return any(map(_differs, tensors(arguments(inputs))))
 
 
 def _not_finite(tensor: Tensor, masks: bool = True) -> int:

@@ -37,15 +37,13 @@ def at_the_ends(module: nn.Module, output: Tensor) -> float:
     return float(outside.double().mean())
 
 
-def at_the_ends_between(called: Applied, output: Tensor) -> float:
+def stuck(called: Applied, output: Tensor) -> float:
     """Return that share of what an activation made that was called as a function.
 
-    A gate that is shut for most, of attention say, is no loss: of those whose lower end is 0,
-    some must stand at the upper one.
+    A gate that is shut for most, of attention say, is no loss: some must stand at its upper end.
     """
-    low, high = _ENDS.get(called.kind, (0.0, 1.0))
-    shut = low >= 0 and called.kind is not nn.Hardtanh
-    if shut and float((output >= high).double().mean()) < _OPEN:
+    gate = called.kind in {nn.Sigmoid, nn.Hardsigmoid}
+    if gate and float((output >= _ENDS[called.kind][1]).double().mean()) < _OPEN:
         return 0.0
     return at_the_ends(called, output)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from handwave.flows import Flow
-from handwave.growth import GROWN, RESIDUAL, grows, growth_steps
+from handwave.growth import GROWN, RESIDUAL, GrowthSteps, grows
 from handwave.nodes import Node
 from handwave.sizes import FAR, Verdict, last_layer, layer_name, left, sizes
 
@@ -41,15 +41,16 @@ class _Chain:
         return word
 
 
-def scales(flow: Flow, spoilt: set[int]) -> Iterator[Verdict]:
+def scales(flow: Flow, spoilt: set[int], steps: GrowthSteps) -> Iterator[Verdict]:
     """Compare the rms of sums with where their chain began, anew behind each normalization.
 
     Args:
         flow: of one run.
         spoilt: nodes of which something worse was said, and what follows them.
+        steps: the growth of each stream.
     """
     chains: dict[int, _Chain] = {}
-    inside, steps = flow.in_branches(), growth_steps(flow)
+    inside = flow.in_branches()
     for node in flow:
         prior = [chains[n.number] for n in flow.before(node) if n.number in chains]
         fresh = not prior or (node.parts is not None and flow.normed(node.number))

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from handwave.functions import PRODUCTS, Applied, AppliedNorm, function
+from handwave.functions import PRODUCTS, QUOTIENTS, Applied, AppliedNorm, evens, function
 from handwave.moments import Moments
 from handwave.nested import tensors
 from handwave.running import has_numbers
-from handwave.saturation import MASK, at_the_ends_between, dead
+from handwave.saturation import MASK, dead, stuck
 from handwave.totals import quick_moments
 
 _ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
@@ -54,11 +54,10 @@ class Streams(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[Step] = []
+        self.steps: dict[int, Step] = {}  # by node, in order
         self.nodes = 0
         # By tensor; of one that came from outside, and is what it was there, no nodes.
         self._sources: Any = WeakIdKeyDictionary()
-        self._steps: dict[int, int] = {}  # the place among the steps, by node
 
     def entered(self, inputs: Iterable[Tensor]) -> None:
         """Take down what comes from outside."""
@@ -84,11 +83,8 @@ class Streams(TorchFunctionMode):
     def normed(self, tensor: Tensor) -> bool:
         """Tell what a norm made that was called as a function, and nothing else has changed."""
         sources = self._sources.get(tensor)
-        found = [self._steps.get(node) for node in sources or ()]
-        return bool(found) and all(
-            place is not None and isinstance(self.steps[place].function, AppliedNorm)
-            for place in found
-        )
+        found = [self.steps.get(node) for node in sources or ()]
+        return bool(found) and all(s and isinstance(s.function, AppliedNorm) for s in found)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, and note where its result came from."""
@@ -109,13 +105,16 @@ class Streams(TorchFunctionMode):
             one, other = (each or frozenset() for each in before)
             self._step(result, one | other, parts=(one, other))
             return result
-        called = function(func, args, kwargs, result, len(set(before)) == 1)
+        called = function(func, args, kwargs, operands)
+        if name in PRODUCTS and len(before) == 2:
+            self._gate(*before)
+        both = name in PRODUCTS | QUOTIENTS and len(before) == 2 and before[0] == before[1]
+        if both and evens(result, operands):
+            called = AppliedNorm()
         sources = frozenset().union(*filter(None, before))
         if called and isinstance(result, Tensor) and result.numel() and has_numbers(result):
             self._step(result, sources, function=called, **_blocked(called, operands[0], result))
             return result
-        if name in PRODUCTS and len(before) == 2:
-            self._gate(*before)
         own = before if name == "broadcast_tensors" else itertools.repeat(sources)
         for made, each in zip(tensors(result), own, strict=False):
             if each is not None:
@@ -125,23 +124,22 @@ class Streams(TorchFunctionMode):
     def _gate(self, one: frozenset[int] | None, other: frozenset[int] | None) -> None:
         """Know an activation that its own input is multiplied by: a gradient comes past it."""
         for gate, beside in ((one, other), (other, one)):
-            place = self._steps.get(next(iter(gate))) if gate and len(gate) == 1 else None
-            if place is not None and self.steps[place].sources == beside:
-                self.steps[place] = replace(self.steps[place], zeros=0.0, at_the_ends=0.0)
+            step = self.steps.get(next(iter(gate))) if gate and len(gate) == 1 else None
+            if step and step.sources == beside:
+                self.steps[step.node] = replace(step, zeros=0.0, at_the_ends=0.0)
 
     def _step(self, result: Tensor, sources: frozenset[int], **what: Any) -> None:
         signal, units = quick_moments(result.detach(), 1e-4), math.prod(result.shape[1:])
         node = self.born([result])
-        self._steps[node] = len(self.steps)
-        self.steps.append(Step(node, sources, signal, units, **what))
+        self.steps[node] = Step(node, sources, signal, units, **what)
 
 
 def _blocked(called: nn.Module, given: Tensor, result: Tensor) -> dict[str, float]:
     """Say of an activation through how much of it no gradient comes back."""
     if not isinstance(called, Applied):
         return {}
-    ends = at_the_ends_between(called, result.detach())
-    return {"zeros": dead(given.detach(), result.detach()), "at_the_ends": ends}
+    given, made = given.detach(), result.detach()
+    return {"zeros": dead(given, made), "at_the_ends": stuck(called, made)}
 
 
 def _is_learned(operand: Tensor) -> bool:

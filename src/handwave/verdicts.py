@@ -8,7 +8,7 @@ from torch import nn
 from handwave.flows import Flow
 from handwave.functions import kind_of
 from handwave.gradients import gradients
-from handwave.growth import RESIDUAL, residual_growth
+from handwave.growth import RESIDUAL, growth_steps, residual_growth
 from handwave.moments import Moments
 from handwave.nodes import Node
 from handwave.nonfinite import at_the_end, gradient_not_finite, not_finite
@@ -41,8 +41,9 @@ def verdicts(flow: Flow, hopeless: set[int], silent: set[int]) -> Iterator[Verdi
     worse = (v for v in found if v.grave or (v.word == "collapsed" and not flow.behind(v.node)))
     spoilt = hopeless | {verdict.node.number for verdict in worse}
     spoilt |= {node.number for node in flow if flow.ancestors(node.number) & spoilt}
-    found += _first_of_each(flow, scales(flow, spoilt | silent))
-    found += residual_growth(flow, spoilt)
+    steps = growth_steps(flow)
+    found += _first_of_each(flow, scales(flow, spoilt | silent, steps))
+    found += residual_growth(flow, spoilt, steps)
     if not hopeless and not any(verdict.grave for verdict in found) and not silent & flow.last:
         found += _one_for_all(flow)
     yield from found
@@ -107,7 +108,7 @@ def _at(flow: Flow, node: Node) -> Iterator[Verdict]:
             f"of {row.signal.second_moment:.1e}: every input gives the same"
         )
         # A last bias may be the mean of the target; a gate may be the same for all inputs.
-        wanted = _comes_past(flow, node) if flow.behind(node) else node.large_bias
+        wanted = _differs_again(flow, node) if flow.behind(node) else node.large_bias
         yield Verdict(node, "collapsed", text, "12, defaults", grave=not wanted)
 
 
@@ -147,11 +148,11 @@ def _loses(node: Node) -> bool:
     return not elsewhere and getattr(kind, "__module__", "") == nn.ReLU.__module__
 
 
-def _comes_past(flow: Flow, node: Node) -> bool:
+def _differs_again(flow: Flow, node: Node) -> bool:
     """Tell whether inputs differ again behind a layer, as other ways lead there."""
     if not flow.leads_around(node):
         return False
-    behind = [n.facts for n in flow if n.multiplies and node.number in flow.ancestors(n.number)]
+    behind = [n.facts for n in flow.descendants(node) if n.multiplies]
     if not behind:
         return bool(flow.ends.differs)  # it was added to what does
     return any(f and f.entering and f.apart > _COLLAPSED * f.entering.second_moment for f in behind)
