@@ -209,11 +209,11 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
 
 
-def die_with_parent(how: signal.Signals) -> None:
-    """Ask for a signal when the parent of this process ends (Linux)."""
+def die_with_parent(how: str) -> None:
+    """Ask for the signal of this name when the parent of this process ends (Linux)."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, how, 0, 0, 0)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.Signals[how], 0, 0, 0)
 
 
 def supervise(job: Job, pid: int) -> Result:

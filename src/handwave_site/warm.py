@@ -32,7 +32,10 @@ from handwave_site.sandbox import (
 
 def main(arguments: list[str]) -> None:
     """Answer jobs until there are no more, or until the caller is gone."""
-    if "--block" in arguments:  # a fresh process for one block
+    if "--watch" in arguments:  # a fresh process for one block's supervisor
+        _watch(load_job(sys.stdin.readline()))
+    if "--block" in arguments:  # and one for the block
+        die_with_parent("SIGKILL")
         run_block(load_job(sys.stdin.readline()))
     answers, parent = _claim_stdout(), os.getpid()
     for module in arguments:
@@ -82,40 +85,71 @@ def _fork(job: Job, answers: int) -> None:
         return
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-    signal.signal(signal.SIGTERM, _abandon)
-    die_with_parent(signal.SIGTERM)
-    adopt_orphans()
+    _begin_to_watch()
     child = os.fork()
     if child == 0:
-        die_with_parent(signal.SIGKILL)
+        die_with_parent("SIGKILL")
         os.close(answers)
         run_block(job)
-    _answer(job, child, answers)
+    _judge(job, child)
+    _answer(job, answers)
     os._exit(0)
 
 
 def _spawn(job: Job, answers: int) -> None:
-    """Start a fresh process for a block, where the platform cannot fork."""
-    command = [sys.executable, "-P", "-m", "handwave_site.warm", "--block"]
+    """Start a fresh supervisor, and it a fresh block, where the platform cannot fork."""
+    watcher = _start("--watch", job)
+    threading.Thread(target=_wait, args=(watcher, job, answers), daemon=True).start()
+
+
+def _wait(watcher: subprocess.Popen[str], job: Job, answers: int) -> None:
+    if watcher.wait():
+        _write_killed(job)
+    _answer(job, answers)
+
+
+def _watch(job: Job) -> None:
+    """Be the supervisor of one block: all that is below this process is the block's."""
+    _begin_to_watch()
+    _judge(job, _start("--block", job).pid)
+    os._exit(0)
+
+
+def _start(role: str, job: Job) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "handwave_site.warm", role]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
     assert process.stdin is not None
     process.stdin.write(write_line(job))
     process.stdin.close()
-    threading.Thread(target=_answer, args=(job, process.pid, answers), daemon=True).start()
+    return process
 
 
-def _answer(job: Job, pid: int, answers: int) -> None:
+def _begin_to_watch() -> None:
+    signal.signal(signal.SIGTERM, _abandon)
+    die_with_parent("SIGTERM")
+    adopt_orphans()
+
+
+def _judge(job: Job, pid: int) -> None:
     try:
         result = supervise(job, pid)
     except Exception as error:
         end_descendants()
         result = Result(failure=f"the block could not be judged: {error!r}", line=job.line)
-    _send(job, result, answers)
+    _write(job, result)
 
 
-def _send(job: Job, result: Result, answers: int) -> None:
+def _write_killed(job: Job) -> None:
+    message = "the block ended the process that watches it; let it alone"
+    _write(job, Result(failure=message, line=job.line))
+
+
+def _write(job: Job, result: Result) -> None:
     Path(job.folder).mkdir(parents=True, exist_ok=True)  # the block may have deleted it
     job.path("result.json").write_text(write_line(result), encoding="utf-8")
+
+
+def _answer(job: Job, answers: int) -> None:
     os.write(answers, f"{job.number}\n".encode())
 
 
@@ -132,8 +166,8 @@ def _reap(answers: int) -> None:
         except ChildProcessError:
             continue  # this very handler, called once more meanwhile, had it
         if ended and _supervisors.pop(pid, None) and status:
-            message = "the block ended the process that watches it; let it alone"
-            _send(job, Result(failure=message, line=job.line), answers)
+            _write_killed(job)
+            _answer(job, answers)
 
 
 def _end_supervisors() -> None:
