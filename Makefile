@@ -12,10 +12,11 @@ help:  ## say what can be made
 
 setup: .venv/.ready  ## make .venv with all that the other targets need; does nothing twice
 
+# Python compiles what it imports: to compile all that is installed takes as long as to install it.
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "handwave needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; name another: make setup PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[test]"
 	@touch .venv/.ready
 
 serve: setup  ## run the blocks, build the site, serve it on http://127.0.0.1:8000, follow edits

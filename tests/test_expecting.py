@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from handwave.expecting import _from_squares, expect
 from handwave.sums import is_sum
 
-DRAWS = 250
+DRAWS = 200
 
 
 def smooth(*shape):
@@ -103,7 +103,7 @@ def draws(layer, inputs, draw, look=20):
 def hold(drawn):
     """Hold draws to coverage, expectation and sharpness; return the three figures.
 
-    False alarms: coverage 1e-6 (binomial); bias 1e-6 (|z| < 4.9, of 250 draws of a ratio).
+    False alarms: coverage 1e-6 (binomial); bias 1e-6 (|z| < 4.9, of 200 draws of a ratio).
     """
     measured, expected, low, high = drawn
     inside = int(((low <= measured) & (measured <= high)).sum())

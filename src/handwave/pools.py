@@ -74,14 +74,15 @@ class Pool:
 
     def of_neighbours(self, maps: Tensor) -> Tensor:
         """Average over the neighbours in each window; (pairs, *map), of the shifts as they come."""
-        kinds = neighbours(len(self.sizes))
-        made = [
-            reduce(_contracted, zip(self.rows, kinds[turn], strict=True), image)
-            for image, turn in zip(
-                on_map(maps, self.sizes), turns(len(maps), len(kinds)).tolist(), strict=True
+        maps, kinds = on_map(maps, self.sizes), neighbours(len(self.sizes))
+        turn = turns(len(maps), len(kinds))
+        made = maps.new_empty(len(maps), *self.total.shape)
+        for number, kind in enumerate(kinds):
+            own = turn == number
+            made[own] = reduce(
+                _contracted, zip(self.rows, kind, strict=True), maps[own].movedim(0, -1)
             )
-        ]
-        return torch.stack(made)
+        return made
 
     def transposed(self, gradient: Tensor, power: int) -> Tensor:
         """Hand the second moment of a window's gradient to its positions; (*map).
@@ -117,24 +118,24 @@ def _of_axis(layer: Any, axis: int, size: int) -> Tensor:
     return made.forward(torch.eye(size, dtype=torch.float64)[None])[0].T
 
 
-def _contracted(image: Tensor, axis: tuple[Tensor, int]) -> Tensor:
+def _contracted(maps: Tensor, axis: tuple[Tensor, int]) -> Tensor:
     """Average over the windows along the first axis, which becomes the last.
 
     Args:
-        image: how alike each position and its neighbour are.
+        maps: how alike each position and its neighbour are.
         axis: the share of each position in each window, and whether the neighbour is along it.
     """
     rows, step = axis
     if step:
         rows = rows * pad(rows[:, 1:], (0, 1))
     rows = rows / rows.sum(1, keepdim=True).clamp_min(1e-9)
-    return _turned(rows, image)
+    return _turned(rows, maps)
 
 
-def _turned(rows: Tensor, image: Tensor) -> Tensor:
+def _turned(rows: Tensor, maps: Tensor) -> Tensor:
     """Multiply along the first axis, which becomes the last."""
-    product = rows @ image.reshape(len(image), -1)
-    return product.reshape(-1, *image.shape[1:]).movedim(0, -1)
+    product = rows @ maps.flatten(1)
+    return product.reshape(len(rows), *maps.shape[1:]).movedim(0, -1)
 
 
 def pairs(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
