@@ -50,8 +50,8 @@ def draw(model: nn.Module, x: Any, draws: int, backward: bool = False, again: An
     traces = []
     for number in range(draws):
         again(model, generator)
-        # Another gradient from above, and another dropout; torch.manual_seed writes down where it is
-        # called from, for each kind of accelerator, which takes a fifth of all.
+        # Another gradient from above, and another dropout. torch.manual_seed writes down where it
+        # is called from, for each kind of accelerator: a fifth of the time of all this.
         torch.default_generator.manual_seed(number)
         trace = hw.measure(model, x, backward=backward, detail=False)
         assert [row.name for row in trace] == [row.name for row in predicted]
