@@ -134,8 +134,7 @@ def _contracted(maps: Tensor, axis: tuple[Tensor, int]) -> Tensor:
 
 def _turned(rows: Tensor, maps: Tensor) -> Tensor:
     """Multiply along the first axis, which becomes the last."""
-    product = rows @ maps.flatten(1)
-    return product.reshape(len(rows), *maps.shape[1:]).movedim(0, -1)
+    return torch.tensordot(maps, rows, ([0], [1]))
 
 
 def pairs(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
