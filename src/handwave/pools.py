@@ -134,7 +134,7 @@ def _contracted(maps: Tensor, axis: tuple[Tensor, int]) -> Tensor:
 
 def _turned(rows: Tensor, maps: Tensor) -> Tensor:
     """Multiply along the first axis, which becomes the last."""
-    return torch.tensordot(maps, rows, ([0], [1]))
+    return torch.einsum("i...,wi->...w", maps, rows)
 
 
 def pairs(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
