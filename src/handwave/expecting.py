@@ -76,9 +76,9 @@ def _by_law(module: nn.Module, x: Tensor) -> Expected | None:
     if isinstance(module, _ConvNd):
         if not of_a_library(module):
             raise NoTheoryError("no theory: its forward is its owner's")
-        return _from_squares(module, x)
+        return _of_convolution(module, x)
     signal = apply_law(module, of_input(x))[0]
-    known = _from_squares(module, x) if is_sum(module) else Expected(signal.moments, (0.0, 0.0))
+    known = _from_squares(module, x)[0] if is_sum(module) else Expected(signal.moments, (0.0, 0.0))
     if not known.signal.second_moment > 0:
         return known
     return replace(known, band=signal.wander.band(known.signal.second_moment, COVERAGE))
@@ -100,14 +100,26 @@ def _of_norm(module: Any, x: Tensor) -> Expected:
     return Expected(law, wander.band(second, COVERAGE))
 
 
-def _from_squares(module: Any, x: Tensor) -> Expected:
-    """Sum the squares of the inputs behind each output, and the inputs, as the layer would."""
+def _of_convolution(module: _ConvNd, x: Tensor) -> Expected:
+    known, x, squares = _from_squares(module, x)
+    if not known.signal.second_moment > 0:
+        return known
+    return replace(known, band=_own_band(module, x, squares, known.signal))
+
+
+def _from_squares(module: Any, x: Tensor) -> tuple[Expected, Tensor, Tensor]:
+    """Sum the squares of the inputs behind each output, and the inputs, as the layer would.
+
+    Returns:
+        What that lets expect, without a band; the input scaled into range, and its sums of squares.
+    """
     weight, bias = Moments.of(module.weight), bias_moments(module)
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
     # A power of two, which costs no digit: squares then stay in range.
     unit = 2.0 ** math.frexp(float(x.abs().max()) or 1.0)[1]
+    x = x / unit
     add = _adder(module, x)
-    squares, total = add((x / unit).square()).double(), add(x / unit).double()
+    squares, total = add(x.square()).double(), add(x).double()
     own = float(expected_square(weight, squares, total.square()).mean()) * unit * unit
     mean = float(total.mean()) * unit * weight.mean
     second = own + 2 * bias.mean * mean + bias.second_moment
@@ -115,12 +127,9 @@ def _from_squares(module: Any, x: Tensor) -> Expected:
     mean += bias.mean
     law = Moments(mean, max(second - mean * mean, 0.0))
     if not second > 0:
-        return Expected(law, (0.0, 0.0), count)
-    band = (0.0, 0.0)
-    if isinstance(module, _ConvNd):
-        band = _own_band(module, x / unit, squares, law)
+        return Expected(law, (0.0, 0.0), count), x, squares
     shared = float(total.square().mean()) * unit * unit * weight.mean**2
-    return Expected(law, band, count, shared / max(second, own))
+    return Expected(law, (0.0, 0.0), count, shared / max(second, own)), x, squares
 
 
 def _own_band(module: _ConvNd, x: Tensor, squares: Tensor, law: Moments) -> Band:
